@@ -1,0 +1,41 @@
+//! Wayfare's mesh: the only user of libp2p, shared by node and registry.
+//!
+//! [`Net`] is a node on the mesh. It gossips signed adverts (bytes to this crate), opens and accepts streams to peers
+//! that the transport has authenticated, and measures round-trip times. [`Stream`]s carry [frames]. Every dial
+//! goes through a [`Connector`], where a test bed may put delay. What the bytes mean is decided elsewhere: see
+//! `wayfare-protocol`.
+//!
+//! Read `net.rs` first, then `driver.rs` (the task that owns the swarm) and `substreams.rs` (streams and dials).
+
+mod bootstrap;
+mod connector;
+mod counters;
+mod driver;
+mod error;
+pub mod frames;
+mod gossip;
+mod handler;
+mod identity;
+mod inbound;
+pub mod limits;
+mod net;
+mod news;
+mod opener;
+mod pool;
+mod probe;
+mod stream;
+mod substreams;
+mod transport;
+
+pub use connector::{Connection, Connector, DirectConnector};
+pub use counters::NetCounters;
+pub use error::NetError;
+pub use frames::{FrameError, FrameReader, FrameWriter};
+pub use gossip::{GossipId, Verdict};
+pub use identity::{named_host, with_host};
+pub use inbound::Incoming;
+pub use limits::NetLimits;
+pub use net::{Net, NetConfig, NetEvent};
+pub use pool::{Pool, PoolEvent};
+pub use stream::{Protocol, Stream};
+pub use tokio_util::sync::CancellationToken;

@@ -1,0 +1,114 @@
+//! Between HTTP as clients speak it and the bytes that a service is called with (ABI `wayfare:request/1`): an HTTP/1.1
+//! message, whole, with a `content-length` and without the headers that concern one connection only (RFC 9110, 7.6.1).
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Method, Response, StatusCode, Uri,
+    header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+};
+
+/// Headers of a service's response at most.
+const HEADERS_MAX: usize = 128;
+
+/// Headers that concern one connection only; those that `Connection` names are added to them.
+fn is_hop_by_hop(name: &HeaderName, headers: &HeaderMap) -> bool {
+    const OLD: [&str; 3] = ["keep-alive", "proxy-connection", "proxy-authorization"];
+    if [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name) || OLD.contains(&name.as_str()) {
+        return true;
+    }
+    let named = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    named.flat_map(|value| value.split(',')).any(|named| named.trim().eq_ignore_ascii_case(name.as_str()))
+}
+
+/// The bytes of a request.
+pub(super) fn request_bytes(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut bytes = Vec::with_capacity(256 + body.len());
+    bytes.extend_from_slice(format!("{method} {target} HTTP/1.1\r\n").as_bytes());
+    for (name, value) in headers {
+        if name != CONTENT_LENGTH && !is_hop_by_hop(name, headers) {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+    }
+    bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// A service's response as HTTP; 502 if its bytes are none.
+pub(super) fn response(bytes: Vec<u8>) -> Response<Full<Bytes>> {
+    parse(bytes).unwrap_or_else(|| plain(StatusCode::BAD_GATEWAY, "the service's response is no HTTP/1.1 message"))
+}
+
+fn parse(bytes: Vec<u8>) -> Option<Response<Full<Bytes>>> {
+    let bytes = Bytes::from(bytes);
+    let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut head = httparse::Response::new(&mut storage);
+    let httparse::Status::Complete(body_at) = head.parse(&bytes).ok()? else { return None };
+    let mut headers = HeaderMap::new();
+    for header in head.headers.iter() {
+        headers.append(HeaderName::from_bytes(header.name.as_bytes()).ok()?, HeaderValue::from_bytes(header.value).ok()?);
+    }
+    let body = bytes.slice(body_at..);
+    let kept: HeaderMap = headers
+        .iter()
+        // The body's real length counts.
+        .filter(|(name, _)| *name != CONTENT_LENGTH && !is_hop_by_hop(name, &headers))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = StatusCode::from_u16(head.code?).ok().filter(|status| status.as_u16() >= 200)?;
+    *response.headers_mut() = kept;
+    Some(response)
+}
+
+/// A response of the gateway itself.
+pub(super) fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(format!("{text}\n"))));
+    *response.status_mut() = status;
+    let plain_text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, plain_text);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[test]
+    fn a_request_keeps_what_concerns_the_service_only() {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("example"));
+        headers.insert(CONNECTION, HeaderValue::from_static("keep-alive, x-private"));
+        headers.insert("x-private", HeaderValue::from_static("1"));
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("99"));
+        let bytes = request_bytes(&Method::PUT, &Uri::from_static("/k/a?b=c"), &headers, b"xyz");
+        let text = String::from_utf8(bytes).unwrap();
+        assert_eq!(text, "PUT /k/a?b=c HTTP/1.1\r\nhost: example\r\ncontent-length: 3\r\n\r\nxyz");
+    }
+
+    #[tokio::test]
+    async fn a_response_comes_back_whole() {
+        let bytes = b"HTTP/1.1 201 Created\r\ncontent-type: text/x\r\ncontent-length: 7\r\nconnection: close\r\n\r\nbody";
+        let response = response(bytes.to_vec());
+        assert_eq!(response.status(), 201);
+        assert_eq!(response.headers().get("content-type").unwrap(), "text/x");
+        assert!(response.headers().get(CONNECTION).is_none());
+        assert!(response.headers().get(CONTENT_LENGTH).is_none());
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "body");
+    }
+
+    #[test]
+    fn what_is_no_response_is_a_bad_gateway() {
+        for bytes in [&b""[..], b"nonsense", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n"] {
+            assert_eq!(response(bytes.to_vec()).status(), StatusCode::BAD_GATEWAY, "{bytes:?}");
+        }
+    }
+}

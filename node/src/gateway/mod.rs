@@ -1,0 +1,177 @@
+//! A gateway node: any HTTP client on a plain local port reaches a service wherever it is.
+//!
+//! [`start`] brings it up. Open next: `owner` for the task that owns the gateway's machine, `ingress` for the HTTP side,
+//! `http` for the translation between HTTP and the bytes that a service is called with.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wayfare_net::{Net, NetEvent};
+use wayfare_protocol::{
+    gateway::{Failure, Gateway, GatewayConfig, Refuse},
+    migration::messages::Lookup,
+    reject::Strict,
+    suite::Dalek,
+    time::Now,
+};
+
+use crate::journal::{Journal, JournalError};
+
+mod http;
+mod ingress;
+mod owner;
+
+/// Requests and queries that wait for the owner. More: the client's connection waits.
+const COMMANDS_MAX: usize = 1024;
+
+/// The production machine.
+pub type Machine = Gateway<Dalek, Strict>;
+
+/// What a gateway is started with.
+pub struct GatewayParts {
+    /// Who it is and whom it trusts.
+    pub config: GatewayConfig,
+    /// Its place on the mesh.
+    pub net: Net,
+    /// What the mesh tells it.
+    pub net_events: mpsc::Receiver<NetEvent>,
+    /// Which services it carries requests for, each on its own port.
+    pub services: Vec<(Lookup, SocketAddr)>,
+    /// How often it measures round trips.
+    pub probe_interval: Duration,
+    /// Where its journal is.
+    pub dir: PathBuf,
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The journal cannot be used.
+    #[error("the journal in {dir} cannot be used")]
+    Journal {
+        /// The node's directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        source: JournalError,
+    },
+    /// The journal is of another version.
+    #[error("entry {seq} of the journal in {dir} cannot be read: move the journal away to begin afresh")]
+    Entry {
+        /// The node's directory.
+        dir: PathBuf,
+        /// The entry's number.
+        seq: u64,
+    },
+    /// A port cannot be had.
+    #[error("cannot listen on {address} for `{service}`: choose another port, or stop what uses it")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// For which service.
+        service: String,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+    /// A service cannot be carried.
+    #[error("`{service}` cannot be carried: {source}")]
+    Service {
+        /// Which.
+        service: String,
+        /// Why.
+        source: Refuse,
+    },
+}
+
+type Query = Box<dyn FnOnce(&mut Machine, Now) + Send>;
+
+/// The end of a client's request.
+enum Answer {
+    Response(Vec<u8>),
+    Failed(Failure),
+    Refused(Refuse),
+}
+
+enum Command {
+    Request { service: Lookup, request: Vec<u8>, reply: oneshot::Sender<Answer> },
+    With(Query),
+}
+
+/// A cheap handle to a running gateway.
+#[derive(Clone)]
+pub struct GatewayHandle {
+    commands: mpsc::Sender<Command>,
+    listening: Vec<(Lookup, SocketAddr)>,
+}
+
+impl std::fmt::Debug for GatewayHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GatewayHandle").field("listening", &self.listening).finish_non_exhaustive()
+    }
+}
+
+impl GatewayHandle {
+    /// Runs `query` on the machine. `None` if the node is stopping.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&mut Machine, Now) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        let query: Query = Box::new(move |gateway, now| {
+            // A caller that has gone needs no answer.
+            let _ = reply.send(query(gateway, now));
+        });
+        self.commands.send(Command::With(query)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Where clients reach which service: real ports.
+    pub fn listening(&self) -> &[(Lookup, SocketAddr)] {
+        &self.listening
+    }
+}
+
+fn name(service: &Lookup) -> String {
+    match service {
+        Lookup::Id(id) => id.to_string(),
+        Lookup::Name(name) => name.clone(),
+    }
+}
+
+/// Starts a gateway: listens on every port, or fails.
+///
+/// # Errors
+/// [`GatewayError`]; then nothing runs.
+pub async fn start(
+    parts: GatewayParts,
+    tracker: &TaskTracker,
+    shutdown: CancellationToken,
+) -> Result<GatewayHandle, GatewayError> {
+    let dir = parts.dir.clone();
+    let (journal, opened) = Journal::open(&dir.join("journal"))
+        .map_err(|source| GatewayError::Journal { dir: dir.clone(), source })?;
+    let mut entries = Vec::with_capacity(opened.entries.len());
+    for entry in &opened.entries {
+        let decoded = wayfare_protocol::wire::decode(&entry.payload);
+        entries.push(decoded.map_err(|_| GatewayError::Entry { dir: dir.clone(), seq: entry.seq })?);
+    }
+    let mut listeners = Vec::new();
+    for (service, address) in &parts.services {
+        let failed = |source| GatewayError::Listen { address: *address, service: name(service), source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        listeners.push((service.clone(), bound, listener));
+    }
+    let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+    let listening = listeners.iter().map(|(service, bound, _)| (service.clone(), *bound)).collect();
+    let owner = owner::Owner::new(parts, journal, &entries, tracker.clone(), shutdown.clone())?;
+    tracker.spawn(owner.run(queue));
+    for (service, _, listener) in listeners {
+        let ingress = ingress::Ingress { service, commands: commands.clone() };
+        tracker.spawn(ingress.serve(listener, tracker.clone(), shutdown.clone()));
+    }
+    Ok(GatewayHandle { commands, listening })
+}

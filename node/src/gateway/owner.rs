@@ -1,0 +1,272 @@
+//! The task that owns the gateway's machine: feeds it what happens, executes what it asks for.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::MissedTickBehavior,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, error, warn};
+use wayfare_net::{Net, NetEvent, Pool, PoolEvent, Protocol, Verdict};
+use wayfare_protocol::{
+    advert::Gossip,
+    gateway::{Effect, Ticket, effect::Entry},
+    ids::{HostId, RegistryId},
+    limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX},
+    migration::messages::RegistryFrame,
+    reject::Reject,
+    time::Micros,
+    trust::TrustBundle,
+    wire::{self, Frame},
+};
+
+use super::{Answer, Command, GatewayError, GatewayParts, Machine, name};
+use crate::{
+    clock::{entropy, now},
+    journal::{Journal, JournalWriter},
+};
+
+/// The longest sleep.
+const NEVER: Duration = Duration::from_secs(3600);
+/// Measured round trips that wait for the owner. More: the probe's task waits.
+const RTTS_MAX: usize = 64;
+/// Peers that a gateway connects to by itself, to be well meshed; more come by themselves.
+pub(crate) const MESH_PEERS: usize = 8;
+
+pub(super) struct Owner {
+    machine: Machine,
+    bundle: TrustBundle,
+    net: Net,
+    net_events: mpsc::Receiver<NetEvent>,
+    requests: Pool,
+    request_events: mpsc::Receiver<PoolEvent>,
+    registry: Pool,
+    registry_events: mpsc::Receiver<PoolEvent>,
+    journal: JournalWriter,
+    synced: watch::Receiver<u64>,
+    clients: HashMap<Ticket, oneshot::Sender<Answer>>,
+    probing: HashSet<HostId>,
+    rtts: mpsc::Sender<(HostId, Option<Micros>)>,
+    measured: mpsc::Receiver<(HostId, Option<Micros>)>,
+    probe_interval: Duration,
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Owner {
+    pub(super) fn new(
+        parts: GatewayParts,
+        journal: Journal,
+        entries: &[Entry],
+        tracker: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Result<Self, GatewayError> {
+        let bundle = parts.config.bundle.clone();
+        let mut machine = Machine::new(parts.config, entries, journal.last_seq(), &mut entropy());
+        for (service, _) in &parts.services {
+            machine
+                .add_service(now(), service)
+                .map_err(|source| GatewayError::Service { service: name(service), source })?;
+        }
+        let pool =
+            |protocol, cap| Pool::new(parts.net.clone(), protocol, cap, tracker.clone(), shutdown.child_token());
+        let (requests, request_events) = pool(Protocol::Request, CLIENT_FRAME_BYTES_MAX);
+        let (registry, registry_events) = pool(Protocol::Registry, FRAME_BYTES_MAX);
+        let journal = JournalWriter::spawn(journal);
+        let (rtts, measured) = mpsc::channel(RTTS_MAX);
+        Ok(Self {
+            machine,
+            bundle,
+            net: parts.net,
+            net_events: parts.net_events,
+            requests,
+            request_events,
+            registry,
+            registry_events,
+            synced: journal.synced(),
+            journal,
+            clients: HashMap::new(),
+            probing: HashSet::new(),
+            rtts,
+            measured,
+            probe_interval: parts.probe_interval,
+            tracker,
+            shutdown,
+        })
+    }
+
+    /// Until shutdown. Cancel safe at every await of the loop: what was not received stays in its channel.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut probes = tokio::time::interval(self.probe_interval);
+        probes.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            self.execute_effects().await;
+            let sleep = self.machine.poll_timeout().map_or(NEVER, |at| Duration::from_micros(at.since(now().mono).0));
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return,
+                synced = self.synced.changed() => {
+                    if synced.is_err() {
+                        error!("the journal cannot be written: this gateway stops");
+                        self.shutdown.cancel();
+                        return;
+                    }
+                    let seq = *self.synced.borrow_and_update();
+                    self.machine.handle_synced(now(), seq);
+                }
+                Some(event) = self.request_events.recv() => self.handle_request_event(event),
+                Some(event) = self.registry_events.recv() => self.handle_registry_event(event),
+                Some(command) = commands.recv() => self.handle_command(command),
+                Some((host, rtt)) = self.measured.recv() => {
+                    self.probing.remove(&host);
+                    if let Some(rtt) = rtt {
+                        self.machine.record_rtt(now(), host, rtt);
+                    }
+                }
+                Some(event) = self.net_events.recv() => self.handle_net_event(event),
+                _ = probes.tick() => self.probe(),
+                () = tokio::time::sleep(sleep.min(NEVER)) => self.machine.handle_timeout(now()),
+            }
+        }
+    }
+
+    async fn execute_effects(&mut self) {
+        while let Some(effect) = self.machine.poll_effect() {
+            match effect {
+                Effect::Persist { seq, entry } => {
+                    if self.journal.append(seq, wire::encode(&entry)).await.is_err() {
+                        error!("the journal takes no more entries: this gateway stops");
+                        self.shutdown.cancel();
+                    }
+                }
+                Effect::Connect { host, addresses } => self.requests.connect(host, &addresses),
+                Effect::Disconnect { host } => self.requests.close(host),
+                Effect::Send { host, frame } => self.requests.send(host, &[], frame.to_bytes().into()),
+                Effect::Lookup { registry, lookup } => {
+                    if let Ok(anchor) = self.bundle.anchor(registry) {
+                        let bytes = RegistryFrame::Lookup(lookup).to_bytes();
+                        self.registry.send(anchor.host(), &anchor.addresses, bytes.into());
+                    }
+                }
+                Effect::Answer { ticket, response } => self.answer(ticket, Answer::Response(response)),
+                Effect::Fail { ticket, reason } => self.answer(ticket, Answer::Failed(reason)),
+            }
+        }
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        if let Some(client) = self.clients.remove(&ticket) {
+            // A client that has hung up needs no answer.
+            let _ = client.send(answer);
+        }
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::With(query) => query(&mut self.machine, now()),
+            Command::Request { service, request, reply } => {
+                match self.machine.handle_request(now(), &service, request) {
+                    Ok(ticket) => drop(self.clients.insert(ticket, reply)),
+                    Err(refuse) => drop(reply.send(Answer::Refused(refuse))),
+                }
+            }
+        }
+    }
+
+    fn handle_request_event(&mut self, event: PoolEvent) {
+        match event {
+            PoolEvent::Opened { peer, .. } => self.machine.handle_connected(now(), peer),
+            PoolEvent::Frame { peer, bytes, .. } => {
+                if let Err(reject) = self.machine.handle_frame(now(), peer, &bytes) {
+                    warn!(host = %format!("{peer:#}"), %reject, "a host broke the request protocol");
+                    self.requests.close(peer);
+                    self.machine.handle_disconnected(now(), peer);
+                }
+            }
+            PoolEvent::Closed { peer, id, reason, .. } => {
+                if self.requests.handle_closed(peer, id) {
+                    debug!(host = %format!("{peer:#}"), reason, "request stream ended");
+                    self.machine.handle_disconnected(now(), peer);
+                }
+            }
+        }
+    }
+
+    fn handle_registry_event(&mut self, event: PoolEvent) {
+        match event {
+            PoolEvent::Opened { .. } => {}
+            PoolEvent::Frame { peer, bytes, .. } => {
+                if let Err(reject) = self.registry_frame(peer, &bytes) {
+                    warn!(%reject, "the registry sent something unusable");
+                }
+            }
+            PoolEvent::Closed { peer, id, reason, .. } => {
+                if self.registry.handle_closed(peer, id) {
+                    warn!(reason, "the stream to the registry ended");
+                }
+            }
+        }
+    }
+
+    fn registry_frame(&mut self, peer: HostId, bytes: &[u8]) -> Result<(), Reject> {
+        let anchors = self.bundle.anchors();
+        let registry: RegistryId =
+            anchors.iter().find(|anchor| anchor.host() == peer).map(|anchor| anchor.id).ok_or(Reject::WrongPeer)?;
+        match RegistryFrame::from_bytes(bytes)? {
+            RegistryFrame::Found(found) => self.machine.handle_found(now(), registry, &found),
+            _ => Err(Reject::UnexpectedMessage),
+        }
+    }
+
+    fn handle_net_event(&mut self, event: NetEvent) {
+        let NetEvent::Gossip { id, bytes, .. } = event else { return };
+        let verdict = match Gossip::from_bytes(&bytes) {
+            Ok(Gossip::Advert(advert)) => {
+                let verdict = judge(self.machine.handle_gossip_advert(now(), &advert));
+                if let Ok(advert) = advert.unverified()
+                    && matches!(verdict, Verdict::Accept)
+                    && self.net.connected() < MESH_PEERS
+                {
+                    let net = self.net.clone();
+                    self.tracker.spawn(async move {
+                        // Who cannot be reached now will be advertised again.
+                        let _ = net.connect(advert.host, &advert.addresses).await;
+                    });
+                }
+                verdict
+            }
+            Ok(Gossip::Placement(placement)) => judge(self.machine.handle_gossip_placement(now(), &placement)),
+            Err(_) => Verdict::Reject,
+        };
+        self.net.judge(id, verdict);
+    }
+
+    fn probe(&mut self) {
+        for (host, addresses) in self.machine.probe_targets(now()) {
+            if !self.probing.insert(host) {
+                continue;
+            }
+            let (net, rtts) = (self.net.clone(), self.rtts.clone());
+            self.tracker.spawn(async move {
+                let rtt = net.probe(host, &addresses).await.ok();
+                let rtt = rtt.map(|rtt| Micros(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)));
+                let _ = rtts.send((host, rtt)).await;
+            });
+        }
+    }
+}
+
+/// What honest relays may pass on late is not held against them.
+fn judge<T>(result: Result<T, Reject>) -> Verdict {
+    match result {
+        Ok(_) => Verdict::Accept,
+        Err(
+            Reject::OldSerial | Reject::WrongEpoch | Reject::Expired | Reject::UnknownRegistry | Reject::NotYetValid | Reject::UnknownService | Reject::Full,
+        ) => Verdict::Ignore,
+        Err(_) => Verdict::Reject,
+    }
+}

@@ -1,0 +1,208 @@
+//! State streams: one-way, source to target, one for each migration.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, oneshot};
+use wayfare_net::{FrameReader, FrameWriter, Net, Protocol, Stream};
+use wayfare_protocol::{
+    host::{Host, ReceiveJob},
+    ids::{HostId, MigrationId},
+    limits::{MODULE_BYTES_MAX, STATE_FRAME_BYTES_MAX},
+    migration::messages::MigrationRef,
+    reject::Reject,
+    suite::Dalek,
+    transfer::{Opener, RecordKind, SealedRecord, StateFrame, state_digest},
+    wire::Frame,
+};
+
+use super::{Arrived, Happened, worker::describe};
+use crate::runtime::{Driver, Incoming, Launch, Limits, LogTail, Prepared, Salt, state::{KIND_GLOBALS, KIND_PAGE}};
+
+/// Sealed records on their way to the stream. More: capturing waits.
+pub(super) const RECORDS_QUEUED_MAX: usize = 8;
+/// A state stream that moves no byte for so long has failed.
+const STALL: Duration = Duration::from_secs(10);
+/// The target acknowledges each so many records.
+const ACK_EVERY: u64 = 64;
+/// Bytes of the client table at most; more is no table this host could keep.
+const SESSIONS_BYTES_MAX: usize = 96 * 1024 * 1024;
+
+/// Sends the records of one migration. Returns when the target's side has them all.
+pub(super) async fn send(
+    net: Net,
+    host: HostId,
+    addresses: Vec<String>,
+    mig: MigrationId,
+    mut records: mpsc::Receiver<SealedRecord>,
+) -> Result<(), String> {
+    let stream = net.open(host, &addresses, Protocol::State).await.map_err(|error| describe(&error))?;
+    let mut writer = FrameWriter::new(stream, STATE_FRAME_BYTES_MAX);
+    let stalled = |_| "the target takes no bytes".to_owned();
+    let begin = StateFrame::Begin(MigrationRef { mig }).to_bytes();
+    writer.feed(&begin).await.map_err(|error| describe(&error))?;
+    while let Some(record) = records.recv().await {
+        let bytes = StateFrame::Record(record).to_bytes();
+        let fed = tokio::time::timeout(STALL, writer.feed(&bytes)).await.map_err(stalled)?;
+        fed.map_err(|error| describe(&error))?;
+    }
+    let finished = tokio::time::timeout(STALL, writer.finish()).await.map_err(stalled)?;
+    finished.map_err(|error| describe(&error))
+}
+
+/// What a receiver is given by the host's owner.
+pub(super) struct Receiving {
+    pub(super) job: ReceiveJob,
+    pub(super) module: Option<Arc<[u8]>>,
+    pub(super) driver: Arc<dyn Driver>,
+    pub(super) log: LogTail,
+}
+
+/// Reads one state stream from `peer`: asks the owner what it is for, applies the records, reports.
+pub(super) async fn receive(peer: HostId, stream: Stream, happened: mpsc::Sender<Happened>) {
+    let mut reader = FrameReader::new(stream, STATE_FRAME_BYTES_MAX);
+    let Ok(Ok(first)) = tokio::time::timeout(STALL, reader.read()).await else { return };
+    let mig = match StateFrame::from_bytes(&first) {
+        Ok(StateFrame::Begin(MigrationRef { mig })) => mig,
+        Ok(StateFrame::Record(_)) => {
+            let _ = happened.send(Happened::StreamRejected(Reject::UnexpectedMessage)).await;
+            return;
+        }
+        Err(reject) => {
+            let _ = happened.send(Happened::StreamRejected(reject)).await;
+            return;
+        }
+    };
+    let (reply, answer) = oneshot::channel();
+    if happened.send(Happened::StateStream { peer, mig, reply }).await.is_err() {
+        return;
+    }
+    // Not expected, or from another peer: the owner has counted it.
+    let Ok(receiving) = answer.await else { return };
+    // The blocking side opens and applies while this side reads on.
+    let (records, queue) = mpsc::channel(RECORDS_QUEUED_MAX);
+    let reports = happened.clone();
+    let applying = tokio::task::spawn_blocking(move || apply(receiving, queue, &reports));
+    let read = async {
+        loop {
+            let bytes = match tokio::time::timeout(STALL, reader.read()).await {
+                Ok(Ok(bytes)) => bytes,
+                Ok(Err(wayfare_net::FrameError::Closed)) => return Ok(()),
+                Ok(Err(wayfare_net::FrameError::TooLarge { .. })) => return Err(Reject::FrameTooLarge),
+                Ok(Err(_)) | Err(_) => return Err(Reject::Expired),
+            };
+            match StateFrame::from_bytes(&bytes)? {
+                StateFrame::Record(record) => {
+                    let last = record.kind == RecordKind::End;
+                    if records.send(record).await.is_err() || last {
+                        return Ok(());
+                    }
+                }
+                StateFrame::Begin(_) => return Err(Reject::UnexpectedMessage),
+            }
+        }
+    };
+    let read = read.await;
+    drop(records);
+    let applied = match applying.await {
+        Ok(applied) => applied,
+        Err(_) => Err(Reject::RecordInvalid),
+    };
+    let result = match (read, applied) {
+        (Err(reject), _) | (Ok(()), Err(reject)) => Err(reject),
+        (Ok(()), Ok(arrived)) => Ok(arrived),
+    };
+    let _ = happened.send(Happened::Received { mig, result }).await;
+}
+
+fn apply(
+    receiving: Receiving,
+    mut records: mpsc::Receiver<SealedRecord>,
+    happened: &mpsc::Sender<Happened>,
+) -> Result<Arrived, Reject> {
+    let Receiving { job, module, driver, log } = receiving;
+    let mut opener = Opener::new(job.key.clone(), job.transcript);
+    let salt = opener.salt();
+    let mut loading = Loading { job: &job, driver, log, salt: Salt(salt.0), module: Vec::new(), sent_module: None };
+    let mut incoming = match &module {
+        Some(module) => Some(loading.open(module)?),
+        None => None,
+    };
+    let (mut bytes, mut sessions) = (0_u64, Vec::new());
+    while let Some(record) = records.blocking_recv() {
+        let kind = record.kind;
+        let plaintext = opener.open::<Dalek>(&record)?;
+        bytes += plaintext.len() as u64;
+        match kind {
+            RecordKind::Module if incoming.is_none() => loading.module_piece(&plaintext)?,
+            RecordKind::Page | RecordKind::Globals => {
+                if incoming.is_none() {
+                    incoming = Some(loading.open_sent()?);
+                }
+                let kind = if kind == RecordKind::Page { KIND_PAGE } else { KIND_GLOBALS };
+                let applied = incoming.as_mut().map(|incoming| incoming.apply(kind, &plaintext));
+                applied.transpose().map_err(|_| Reject::RecordInvalid)?;
+            }
+            RecordKind::Sessions if sessions.len() + plaintext.len() <= SESSIONS_BYTES_MAX => {
+                sessions.extend_from_slice(&plaintext);
+            }
+            RecordKind::End => {
+                let incoming = incoming.ok_or(Reject::RecordInvalid)?;
+                let instance = incoming.digest().map_err(|_| Reject::RecordInvalid)?;
+                Host::<Dalek>::check_belongings(&sessions)?;
+                let state = state_digest(&salt, &job.code, &instance, &sessions);
+                let module = loading.sent_module.take();
+                return Ok(Arrived { incoming, instance, state, bytes, sessions, module });
+            }
+            RecordKind::Module | RecordKind::Sessions | RecordKind::Log => return Err(Reject::RecordInvalid),
+        }
+        if opener.next().is_multiple_of(ACK_EVERY) {
+            let event = Happened::Records { mig: job.ids.mig, next: opener.next() };
+            happened.blocking_send(event).map_err(|_| Reject::Finished)?;
+        }
+    }
+    // The stream ended before the end record.
+    Err(Reject::RecordOutOfOrder)
+}
+
+/// Makes the [`Incoming`] once the code is known.
+struct Loading<'a> {
+    job: &'a ReceiveJob,
+    driver: Arc<dyn Driver>,
+    log: LogTail,
+    salt: Salt,
+    module: Vec<u8>,
+    sent_module: Option<Vec<u8>>,
+}
+
+impl Loading<'_> {
+    fn module_piece(&mut self, piece: &[u8]) -> Result<(), Reject> {
+        if (self.module.len() + piece.len()) as u64 > MODULE_BYTES_MAX {
+            return Err(Reject::RecordInvalid);
+        }
+        self.module.extend_from_slice(piece);
+        Ok(())
+    }
+
+    fn open_sent(&mut self) -> Result<Box<dyn Incoming>, Reject> {
+        let module = std::mem::take(&mut self.module);
+        // The owner's manifest names the code: whatever else a source sends is never compiled.
+        if super::modules::module_digest(&module) != self.job.code {
+            return Err(Reject::WrongCode);
+        }
+        let incoming = self.open(&module)?;
+        self.sent_module = Some(module);
+        Ok(incoming)
+    }
+
+    fn open(&self, module: &[u8]) -> Result<Box<dyn Incoming>, Reject> {
+        let prepared: Prepared =
+            self.driver.prepare(module, self.job.memory_bytes).map_err(|_| Reject::WrongCode)?;
+        let launch = launch(self.job.memory_bytes, self.log.clone());
+        self.driver.receive(&prepared, launch, self.salt).map_err(|_| Reject::NoResources)
+    }
+}
+
+/// What every instance is started with.
+pub(super) fn launch(memory_bytes: u64, log: LogTail) -> Launch {
+    Launch { limits: Limits { memory_bytes_max: memory_bytes, ..Limits::default() }, log, ..Launch::default() }
+}

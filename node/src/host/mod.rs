@@ -1,0 +1,237 @@
+//! A cloud or home node: one task owns the host's machine and executes its effects.
+//!
+//! [`start`] brings it up and returns a [`HostHandle`]. Open next: `owner` for the loop and the effects, `worker` for the
+//! thread of each service, `bulk` for the state streams.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wayfare_net::{Net, NetEvent};
+use wayfare_protocol::{
+    host::{Event, Host, HostConfig, Identity, hosted::Stay},
+    ids::{ClientId, Digest, HostId, MigrationId, ServiceId},
+    manifest::Manifest,
+    reject::Reject,
+    time::Now,
+    trust::{Signed, TrustBundle},
+};
+
+use crate::{
+    clock::Entropy,
+    journal::{Journal, JournalError},
+    runtime::{Driver, Incoming, LogTail},
+};
+
+mod bulk;
+pub mod modules;
+mod owner;
+mod recovery;
+mod worker;
+
+pub use recovery::Lost;
+
+/// Commands that wait for the owner. More: the caller waits.
+const COMMANDS_MAX: usize = 64;
+/// Reports of workers and streams that wait for the owner. More: they wait.
+const HAPPENED_MAX: usize = 256;
+
+/// What a host is started with.
+pub struct HostParts {
+    /// Who it is.
+    pub identity: Identity,
+    /// How it behaves.
+    pub config: HostConfig,
+    /// Whom it trusts.
+    pub bundle: TrustBundle,
+    /// Its place on the mesh.
+    pub net: Net,
+    /// What the mesh tells it.
+    pub net_events: mpsc::Receiver<NetEvent>,
+    /// The mesh addresses it advertises; empty: those it listens on.
+    pub advertised: Vec<String>,
+    /// Where its journal and modules are.
+    pub dir: PathBuf,
+    /// Runs its services.
+    pub driver: Arc<dyn Driver>,
+    /// Begin afresh although an earlier run's services are lost.
+    pub forget_lost: bool,
+}
+
+/// Why a host does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The journal cannot be used.
+    #[error("the journal in {dir} cannot be used")]
+    Journal {
+        /// The node's directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        source: JournalError,
+    },
+    /// An earlier run ended with services on this host.
+    #[error("{0}")]
+    Lost(#[from] Lost),
+    /// The module directory cannot be used.
+    #[error("the module directory in {dir} cannot be used")]
+    Modules {
+        /// The node's directory.
+        dir: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+    /// The mesh refused.
+    #[error("the mesh cannot be used")]
+    Net(#[from] wayfare_net::NetError),
+}
+
+/// What workers and streams report to the owner.
+enum Happened {
+    Started { stay: Stay, result: Result<(), String> },
+    Executed { stay: Stay, client: ClientId, sequence: u64, response: Vec<u8> },
+    Captured { mig: MigrationId, result: Result<(Digest, u64), String> },
+    Sent { mig: MigrationId, result: Result<(), String> },
+    StateStream { peer: HostId, mig: MigrationId, reply: oneshot::Sender<bulk::Receiving> },
+    StreamRejected(Reject),
+    Records { mig: MigrationId, next: u64 },
+    Received { mig: MigrationId, result: Result<Arrived, Reject> },
+}
+
+/// A state that is complete and verified against its records' key, but does not run yet.
+struct Arrived {
+    incoming: Box<dyn Incoming>,
+    /// The runtime's own digest, for the activation.
+    instance: Digest,
+    /// `h(state)`.
+    state: Digest,
+    bytes: u64,
+    sessions: Vec<u8>,
+    /// The module, if it came along.
+    module: Option<Vec<u8>>,
+}
+
+type Query = Box<dyn FnOnce(&mut Host, Now, &mut Entropy) + Send>;
+
+enum Command {
+    /// Runs on the machine, between events.
+    With(Query),
+    Deploy { manifest: Signed<Manifest>, module: Vec<u8>, reply: oneshot::Sender<Result<ServiceId, DeployError>> },
+    /// Subscribes to what happens.
+    Events { reply: oneshot::Sender<tokio::sync::broadcast::Receiver<Event>> },
+}
+
+/// Why a service cannot be deployed. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// The module cannot be a service.
+    #[error("the module cannot be a service: {0}")]
+    Module(String),
+    /// It cannot be kept.
+    #[error("the module cannot be written")]
+    Write(#[from] std::io::Error),
+    /// The host refuses.
+    #[error("the host refuses: {0}")]
+    Refused(#[from] Reject),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// A cheap handle to a running host.
+#[derive(Clone)]
+pub struct HostHandle {
+    commands: mpsc::Sender<Command>,
+    driver: Arc<dyn Driver>,
+    logs: Logs,
+}
+
+impl std::fmt::Debug for HostHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HostHandle")
+    }
+}
+
+/// What services print, by service.
+#[derive(Clone, Default)]
+struct Logs(Arc<Mutex<BTreeMap<ServiceId, LogTail>>>);
+
+impl Logs {
+    fn of(&self, service: ServiceId) -> LogTail {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(service).or_default().clone()
+    }
+}
+
+impl HostHandle {
+    /// Runs `query` on the machine. `None` if the node is stopping.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&mut Host, Now, &mut Entropy) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        let query: Query = Box::new(move |host, now, rng| {
+            // A caller that has gone needs no answer.
+            let _ = reply.send(query(host, now, rng));
+        });
+        self.commands.send(Command::With(query)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Checks and keeps a module, registers the service and starts it. Returns when the registration is under way: watch
+    /// [`events`](Self::events) for the outcome.
+    ///
+    /// # Errors
+    /// [`DeployError`].
+    pub async fn deploy(&self, manifest: Signed<Manifest>, module: Vec<u8>) -> Result<ServiceId, DeployError> {
+        let memory_bytes = manifest.unverified()?.required.memory_bytes;
+        let driver = Arc::clone(&self.driver);
+        // Compiling takes its time: not on the owner's task. The owner finds the code in the driver's cache.
+        let checked = tokio::task::spawn_blocking(move || {
+            driver.prepare(&module, memory_bytes).map(|_| module).map_err(|error| worker::describe(&error))
+        });
+        let module = checked.await.map_err(|_| DeployError::Stopping)?.map_err(DeployError::Module)?;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Deploy { manifest, module, reply };
+        self.commands.send(command).await.map_err(|_| DeployError::Stopping)?;
+        answer.await.unwrap_or(Err(DeployError::Stopping))
+    }
+
+    /// What happens on this host from now on. A reader that falls far behind misses some.
+    pub async fn events(&self) -> Option<tokio::sync::broadcast::Receiver<Event>> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Events { reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// What a service printed here.
+    pub fn log(&self, service: ServiceId) -> LogTail {
+        self.logs.of(service)
+    }
+}
+
+/// Starts a host's owner task.
+///
+/// # Errors
+/// [`HostError`]; then nothing runs.
+pub fn start(parts: HostParts, tracker: &TaskTracker, shutdown: CancellationToken) -> Result<HostHandle, HostError> {
+    let dir = parts.dir.clone();
+    let journal_error = |source| HostError::Journal { dir: dir.clone(), source };
+    let (mut journal, opened) = Journal::open(&dir.join("journal")).map_err(journal_error)?;
+    let lost = recovery::lost(opened.entries.iter().map(|entry| entry.payload.as_slice()));
+    if let Some(lost) = lost {
+        if !parts.forget_lost {
+            return Err(lost.into());
+        }
+        journal.rewrite(&[]).map_err(journal_error)?;
+    }
+    let modules = modules::Modules::open(&dir.join("modules"))
+        .map_err(|source| HostError::Modules { dir: dir.clone(), source })?;
+    let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+    let (logs, driver) = (Logs::default(), Arc::clone(&parts.driver));
+    let owner = owner::Owner::new(parts, journal, modules, logs.clone(), tracker.clone(), shutdown)?;
+    tracker.spawn(owner.run(queue));
+    Ok(HostHandle { commands, driver, logs })
+}

@@ -1,0 +1,467 @@
+//! The task that owns the machine: feeds it what happens, executes what it asks for.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, error, info, warn};
+use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol, Verdict};
+use wayfare_protocol::{
+    host::{CaptureJob, Effect, Entry, Event, Host, ReceiveJob, hosted::Stay},
+    ids::{Digest, HostId, MigrationId, RegistryId},
+    limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX, SERVICES_MAX},
+    reject::Reject,
+    trust::TrustBundle,
+    wire::{self, Frame},
+};
+
+use super::{
+    Arrived, Command, DeployError, HAPPENED_MAX, Happened, HostError, HostParts, Logs, bulk,
+    modules::Modules,
+    worker::{Origin, Task, Worker, describe},
+};
+use crate::{
+    clock::{Entropy, entropy, now},
+    journal::{Journal, JournalWriter},
+    runtime::Driver,
+};
+
+/// Events that a slow reader may fall behind.
+const EVENTS_MAX: usize = 256;
+/// The longest sleep.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// A capture under way: `h(state)` and size, whether the stream took everything.
+#[derive(Default)]
+struct Leaving {
+    captured: Option<(Digest, u64)>,
+    sent: bool,
+}
+
+/// What a target keeps of an arrival until it runs.
+struct Landing {
+    job: ReceiveJob,
+    arrived: Option<Arrived>,
+}
+
+pub(super) struct Owner {
+    host: Host,
+    rng: Entropy,
+    bundle: TrustBundle,
+    net: Net,
+    net_events: mpsc::Receiver<NetEvent>,
+    migrate: Pool,
+    requests: Pool,
+    registry: Pool,
+    pool_events: [mpsc::Receiver<PoolEvent>; 3],
+    incoming: [mpsc::Receiver<IncomingStream>; 3],
+    journal: JournalWriter,
+    synced: watch::Receiver<u64>,
+    driver: Arc<dyn Driver>,
+    modules: Modules,
+    workers: BTreeMap<Stay, Worker>,
+    leaving: HashMap<MigrationId, Leaving>,
+    landing: HashMap<MigrationId, Landing>,
+    happened: mpsc::Sender<Happened>,
+    happenings: mpsc::Receiver<Happened>,
+    events: broadcast::Sender<Event>,
+    logs: Logs,
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Owner {
+    pub(super) fn new(
+        parts: HostParts,
+        journal: Journal,
+        modules: Modules,
+        logs: Logs,
+        tracker: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Result<Self, HostError> {
+        let HostParts { identity, config, bundle, net, net_events, advertised, driver, .. } = parts;
+        let mut host = Host::new(identity, config, bundle.clone(), journal.last_seq());
+        host.set_addresses(if advertised.is_empty() { net.listen_addresses() } else { advertised });
+        modules.digests().for_each(|digest| host.handle_module(digest));
+        let pool = |protocol, cap| Pool::new(net.clone(), protocol, cap, tracker.clone(), shutdown.child_token());
+        let (migrate, migrate_events) = pool(Protocol::Migrate, FRAME_BYTES_MAX);
+        let (requests, request_events) = pool(Protocol::Request, CLIENT_FRAME_BYTES_MAX);
+        let (registry, registry_events) = pool(Protocol::Registry, FRAME_BYTES_MAX);
+        let incoming =
+            [net.accept(Protocol::Migrate)?, net.accept(Protocol::Request)?, net.accept(Protocol::State)?];
+        let (happened, happenings) = mpsc::channel(HAPPENED_MAX);
+        let journal = JournalWriter::spawn(journal);
+        let synced = journal.synced();
+        Ok(Self {
+            host,
+            rng: entropy(),
+            bundle,
+            net,
+            net_events,
+            migrate,
+            requests,
+            registry,
+            pool_events: [migrate_events, request_events, registry_events],
+            incoming,
+            journal,
+            synced,
+            driver,
+            modules,
+            workers: BTreeMap::new(),
+            leaving: HashMap::new(),
+            landing: HashMap::new(),
+            happened,
+            happenings,
+            events: broadcast::channel(EVENTS_MAX).0,
+            logs,
+            tracker,
+            shutdown,
+        })
+    }
+
+    /// Until shutdown. Cancel safe at every await of the loop: what was not received stays in its channel.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            self.execute_effects().await;
+            let sleep = self.host.poll_timeout().since(now().mono).0;
+            let sleep = Duration::from_micros(sleep).min(NEVER);
+            let [migrate_events, request_events, registry_events] = &mut self.pool_events;
+            let [migrate, requests, states] = &mut self.incoming;
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return,
+                synced = self.synced.changed() => {
+                    if synced.is_err() {
+                        error!("the journal cannot be written: this node stops, and serves nothing it could not keep");
+                        self.shutdown.cancel();
+                        return;
+                    }
+                    let seq = *self.synced.borrow_and_update();
+                    self.host.handle_synced(seq);
+                }
+                Some(happened) = self.happenings.recv() => self.handle_happened(happened),
+                Some(command) = commands.recv() => self.handle_command(command),
+                Some(event) = registry_events.recv() => self.handle_registry_event(event),
+                Some(event) = migrate_events.recv() => self.handle_migrate_event(event),
+                Some(event) = request_events.recv() => self.handle_request_event(event),
+                Some(stream) = migrate.recv() => self.migrate.accept(stream),
+                Some(stream) = requests.recv() => self.requests.accept(stream),
+                Some((peer, stream)) = states.recv() => {
+                    self.tracker.spawn(bulk::receive(peer, stream, self.happened.clone()));
+                }
+                Some(event) = self.net_events.recv() => self.handle_net_event(event),
+                () = tokio::time::sleep(sleep) => self.host.handle_timeout(now(), &mut self.rng),
+            }
+        }
+    }
+
+    async fn execute_effects(&mut self) {
+        while let Some(effect) = self.host.poll_effect() {
+            match effect {
+                Effect::Persist { seq, entry } => self.persist(seq, &entry).await,
+                Effect::ToRegistry(registry, frame) => self.to_registry(registry, &frame.to_bytes()),
+                Effect::ToPeer { host, addresses, frame } => {
+                    debug!(peer = %format!("{host:#}"), message = frame.name(), "send");
+                    self.migrate.send(host, &addresses, frame.to_bytes().into());
+                }
+                Effect::ToGateway(gateway, frame) => self.requests.send(gateway, &[], frame.to_bytes().into()),
+                Effect::Gossip(gossip) => self.gossip(gossip.to_bytes()),
+                Effect::Start { service, epoch, code, memory_bytes } => {
+                    self.start_instance((service, epoch), code, memory_bytes);
+                }
+                Effect::Execute { service, epoch, client, sequence, request } => {
+                    let task = Task::Call { client, sequence, request };
+                    self.task((service, epoch), task);
+                }
+                Effect::Capture(job) => self.capture(job),
+                Effect::Resume { service, epoch } => self.task((service, epoch), Task::Resume),
+                Effect::Receive(job) => self.receive(job),
+                Effect::Activate { mig, service, epoch } => self.activate(mig, (service, epoch)),
+                Effect::DiscardInstance { service, epoch } => drop(self.workers.remove(&(service, epoch))),
+                Effect::DiscardIncoming { mig } => drop(self.landing.remove(&mig)),
+                Effect::Event(event) => self.tell(event),
+            }
+        }
+    }
+
+    async fn persist(&mut self, seq: u64, entry: &Entry) {
+        if self.journal.append(seq, wire::encode(entry)).await.is_err() {
+            error!("the journal takes no more entries: this node stops");
+            self.shutdown.cancel();
+        }
+    }
+
+    fn to_registry(&mut self, registry: RegistryId, bytes: &[u8]) {
+        let Ok(anchor) = self.bundle.anchor(registry) else { return };
+        self.registry.send(anchor.host(), &anchor.addresses, Bytes::copy_from_slice(bytes));
+    }
+
+    fn gossip(&self, bytes: Vec<u8>) {
+        let net = self.net.clone();
+        self.tracker.spawn(async move {
+            if let Err(error) = net.publish(bytes).await {
+                debug!(%error, "nobody to gossip to");
+            }
+        });
+    }
+
+    fn start_instance(&mut self, stay: Stay, code: Digest, memory_bytes: u64) {
+        let prepared = match self.modules.get(&code) {
+            Some(module) => self.driver.prepare(&module, memory_bytes).map_err(|error| describe(&error)),
+            None => Err("the module is not at hand".to_owned()),
+        };
+        match prepared {
+            Ok(prepared) => {
+                let launch = bulk::launch(memory_bytes, self.logs.of(stay.0));
+                self.spawn_worker(stay, Origin::Fresh(prepared, launch));
+            }
+            Err(reason) => self.host.handle_started(now(), stay, Err(reason)),
+        }
+    }
+
+    fn spawn_worker(&mut self, stay: Stay, origin: Origin) {
+        match Worker::spawn(stay, Arc::clone(&self.driver), origin, self.happened.clone()) {
+            Ok(worker) => drop(self.workers.insert(stay, worker)),
+            Err(error) => self.host.handle_started(now(), stay, Err(error.to_string())),
+        }
+    }
+
+    fn task(&mut self, stay: Stay, task: Task) {
+        if !self.workers.get(&stay).is_some_and(|worker| worker.send(task)) {
+            self.host.handle_started(now(), stay, Err("the instance has ended".to_owned()));
+        }
+    }
+
+    fn capture(&mut self, job: CaptureJob) {
+        let (mig, host, addresses) = (job.ids.mig, job.ids.host, job.addresses.clone());
+        let stay = (job.ids.service, job.ids.epoch);
+        let module = self.modules.get(&job.code);
+        let (records, queue) = mpsc::channel(bulk::RECORDS_QUEUED_MAX);
+        let (net, happened) = (self.net.clone(), self.happened.clone());
+        self.leaving.insert(mig, Leaving::default());
+        self.tracker.spawn(async move {
+            let result = bulk::send(net, host, addresses, mig, queue).await;
+            let _ = happened.send(Happened::Sent { mig, result }).await;
+        });
+        self.task(stay, Task::Capture { job, module, records });
+    }
+
+    fn receive(&mut self, job: ReceiveJob) {
+        if self.landing.len() < SERVICES_MAX {
+            self.landing.insert(job.ids.mig, Landing { job, arrived: None });
+        }
+    }
+
+    fn activate(&mut self, mig: MigrationId, stay: Stay) {
+        match self.landing.remove(&mig).and_then(|landing| landing.arrived) {
+            Some(arrived) => self.spawn_worker(stay, Origin::Moved(arrived.incoming, arrived.instance)),
+            None => self.host.handle_started(now(), stay, Err("the received state is gone".to_owned())),
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        match &event {
+            Event::Serving(service, epoch) => info!(%service, %epoch, "serving"),
+            Event::MoveStarted(service, to, reason) => info!(%service, to = %format!("{to:#}"), reason, "moving"),
+            Event::MovedAway(service, to) => info!(%service, to = %format!("{to:#}"), "moved away"),
+            Event::MoveFailed(service, to, reason) => {
+                warn!(%service, to = %format!("{to:#}"), reason, "not moved, serving on");
+            }
+            Event::DeployFailed(service, reason) => warn!(%service, reason, "not deployed"),
+            Event::LeaseEnded(service) => {
+                warn!(%service, "the lease ended: requests wait until the registry can be reached");
+            }
+            Event::Superseded(service, epoch) => {
+                error!(%service, %epoch, "superseded without consent: the state is kept, sealed; ask the owner");
+            }
+            Event::Undecided(service, mig) => warn!(%service, %mig, "frozen: waiting for the registry's decision"),
+            Event::Broken(service, reason) => error!(%service, reason, "the instance cannot run"),
+        }
+        // Without readers nobody wants to know.
+        let _ = self.events.send(event);
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::With(query) => query(&mut self.host, now(), &mut self.rng),
+            Command::Events { reply } => drop(reply.send(self.events.subscribe())),
+            Command::Deploy { manifest, module, reply } => {
+                let result = self.deploy(&manifest, module);
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    fn deploy(
+        &mut self,
+        manifest: &wayfare_protocol::trust::Signed<wayfare_protocol::manifest::Manifest>,
+        module: Vec<u8>,
+    ) -> Result<wayfare_protocol::ids::ServiceId, DeployError> {
+        let digest = self.modules.insert(module)?;
+        self.host.handle_module(digest);
+        Ok(self.host.deploy(now(), manifest, &mut self.rng)?)
+    }
+
+    fn handle_happened(&mut self, happened: Happened) {
+        match happened {
+            Happened::Started { stay, result } => self.host.handle_started(now(), stay, result),
+            Happened::Executed { stay, client, sequence, response } => {
+                self.host.handle_executed(now(), stay, client, sequence, response);
+            }
+            Happened::Captured { mig, result: Ok(captured) } => {
+                if let Some(leaving) = self.leaving.get_mut(&mig) {
+                    leaving.captured = Some(captured);
+                }
+                self.captured_and_sent(mig);
+            }
+            Happened::Sent { mig, result: Ok(()) } => {
+                if let Some(leaving) = self.leaving.get_mut(&mig) {
+                    leaving.sent = true;
+                }
+                self.captured_and_sent(mig);
+            }
+            Happened::Captured { mig, result: Err(reason) } | Happened::Sent { mig, result: Err(reason) } => {
+                if self.leaving.remove(&mig).is_some() {
+                    self.host.handle_captured(now(), mig, Err(reason), &mut self.rng);
+                }
+            }
+            Happened::StateStream { peer, mig, reply } => self.handle_state_stream(peer, mig, reply),
+            Happened::StreamRejected(reject) => self.host.count_reject(reject),
+            Happened::Records { mig, next } => self.host.handle_records(now(), mig, next),
+            Happened::Received { mig, result } => self.handle_received(mig, result),
+        }
+    }
+
+    fn captured_and_sent(&mut self, mig: MigrationId) {
+        let Some(Leaving { captured: Some(captured), sent: true }) = self.leaving.get(&mig) else { return };
+        let captured = *captured;
+        self.leaving.remove(&mig);
+        self.host.handle_captured(now(), mig, Ok(captured), &mut self.rng);
+    }
+
+    fn handle_state_stream(
+        &mut self,
+        peer: HostId,
+        mig: MigrationId,
+        reply: tokio::sync::oneshot::Sender<bulk::Receiving>,
+    ) {
+        let Some(landing) = self.landing.get(&mig) else {
+            self.host.count_reject(Reject::UnknownMigration);
+            return;
+        };
+        if landing.job.from != peer {
+            self.host.count_reject(Reject::WrongPeer);
+            return;
+        }
+        let job = landing.job.clone();
+        let receiving = bulk::Receiving {
+            module: self.modules.get(&job.code),
+            driver: Arc::clone(&self.driver),
+            log: self.logs.of(job.ids.service),
+            job,
+        };
+        let _ = reply.send(receiving);
+    }
+
+    fn handle_received(&mut self, mig: MigrationId, result: Result<Arrived, Reject>) {
+        // A second stream for the same migration must not replace, or end, what has arrived.
+        let Some(landing) = self.landing.get_mut(&mig).filter(|landing| landing.arrived.is_none()) else { return };
+        match result {
+            Ok(mut arrived) => {
+                if let Some(module) = arrived.module.take() {
+                    match self.modules.insert(module) {
+                        Ok(digest) => self.host.handle_module(digest),
+                        Err(error) => warn!(%error, "a received module cannot be kept"),
+                    }
+                }
+                let (state, bytes, sessions) = (arrived.state, arrived.bytes, arrived.sessions.clone());
+                landing.arrived = Some(arrived);
+                self.host.handle_received(now(), mig, state, bytes, sessions);
+            }
+            Err(reject) => self.host.handle_receive_failed(now(), mig, reject),
+        }
+    }
+
+    fn handle_registry_event(&mut self, event: PoolEvent) {
+        match event {
+            PoolEvent::Opened { .. } => {}
+            PoolEvent::Frame { peer, bytes, .. } => {
+                let Some(registry) = self.registry_at(peer) else { return };
+                let handled = self.host.handle_registry_frame(now(), registry, &bytes, &mut self.rng);
+                if let Err(reject) = handled {
+                    warn!(%reject, "the registry sent something unusable");
+                }
+            }
+            PoolEvent::Closed { peer, id, reason, .. } => {
+                if self.registry.handle_closed(peer, id) {
+                    warn!(reason, "the stream to the registry ended");
+                }
+            }
+        }
+    }
+
+    fn registry_at(&self, peer: HostId) -> Option<RegistryId> {
+        self.bundle.anchors().iter().find(|anchor| anchor.host() == peer).map(|anchor| anchor.id)
+    }
+
+    fn handle_migrate_event(&mut self, event: PoolEvent) {
+        match event {
+            PoolEvent::Opened { .. } => {}
+            PoolEvent::Frame { peer, bytes, .. } => {
+                if let Err(reject) = self.host.handle_migrate_frame(now(), peer, &bytes, &mut self.rng) {
+                    warn!(peer = %format!("{peer:#}"), %reject, "a peer broke the migration protocol");
+                    self.migrate.close(peer);
+                }
+            }
+            PoolEvent::Closed { peer, id, reason, too_large } => {
+                if too_large {
+                    self.host.count_reject(Reject::FrameTooLarge);
+                }
+                if self.migrate.handle_closed(peer, id) {
+                    self.host.handle_peer_lost(now(), peer, &reason, &mut self.rng);
+                }
+            }
+        }
+    }
+
+    fn handle_request_event(&mut self, event: PoolEvent) {
+        match event {
+            PoolEvent::Opened { .. } => {}
+            PoolEvent::Frame { peer, bytes, .. } => {
+                if let Err(reject) = self.host.handle_client_frame(now(), peer, &bytes) {
+                    warn!(gateway = %format!("{peer:#}"), %reject, "a gateway broke the request protocol");
+                    self.requests.close(peer);
+                    self.host.handle_gateway_lost(peer);
+                }
+            }
+            PoolEvent::Closed { peer, id, too_large, .. } => {
+                if too_large {
+                    self.host.count_reject(Reject::FrameTooLarge);
+                }
+                if self.requests.handle_closed(peer, id) {
+                    self.host.handle_gateway_lost(peer);
+                }
+            }
+        }
+    }
+
+    fn handle_net_event(&mut self, event: NetEvent) {
+        match event {
+            NetEvent::Gossip { id, bytes, .. } => {
+                let verdict = match self.host.handle_gossip(now(), &bytes) {
+                    Ok(wayfare_protocol::host::Judgement::Accept) => Verdict::Accept,
+                    Ok(wayfare_protocol::host::Judgement::Ignore) => Verdict::Ignore,
+                    Err(_) => Verdict::Reject,
+                };
+                self.net.judge(id, verdict);
+            }
+            NetEvent::PeerConnected(_) => self.host.handle_peer_connected(now()),
+            NetEvent::PeerDisconnected(_) => {}
+        }
+    }
+}

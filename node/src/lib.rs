@@ -1,0 +1,2 @@
+//! Wayfare.
+pub mod runtime;

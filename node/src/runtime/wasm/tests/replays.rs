@@ -1,0 +1,67 @@
+//! A request that is run again, with what it read then, leads to the same.
+
+use super::*;
+use crate::runtime::{CallError, StartError};
+
+#[test]
+fn replay_repeats_answers_and_state_byte_for_byte() {
+    let code = probe();
+    let (mut first, inputs) = started(&code, launch());
+    let other = Launch { outside: Ticking::from(5_000_000), ..launch() };
+    let (mut second, _) = WasmDriver::new().start(&code, other, Some(&inputs)).expect("it starts");
+    assert_eq!(digest(&*first), digest(&*second));
+    for request in [b"n", b"c", b"t", b"l", b"c", b"g", b"G", b"w", b"r", b"c"] {
+        let outcome = call(&mut *first, request);
+        // A host that is as slow as the first was may cut where this one would not: replay does not run what was cut.
+        let again = second.replay(request, &outcome.inputs).expect("the same");
+        assert_eq!(again, outcome);
+        assert_eq!(digest(&*first), digest(&*second), "{}", request.escape_ascii());
+    }
+    // The clock goes on from the last recorded reading.
+    let reading = |outcome: CallOutcome| u64::from_le_bytes(outcome.response[27..35].try_into().expect("eight bytes"));
+    let last = reading(call(&mut *first, b"c"));
+    assert!(reading(call(&mut *second, b"c")) <= last + 10_000);
+}
+
+#[test]
+fn a_start_is_replayed_too() {
+    let code = prepare(KV);
+    let (first, inputs) = started(&code, launch());
+    assert!(!inputs.is_empty(), "the kv guest draws a seed");
+    let other = Launch { outside: Ticking::from(77), ..launch() };
+    let log = other.log.clone();
+    let (second, _) = WasmDriver::new().start(&code, other.clone(), Some(&inputs)).expect("it starts");
+    assert_eq!(digest(&*first), digest(&*second));
+    assert_eq!(log.since(0), [], "what is replayed was logged before");
+    assert_ne!(digest(&*start(&code, other)), digest(&*first));
+    let error = WasmDriver::new().start(&code, launch(), Some(&RecordedInputs::default())).err().expect("a failure");
+    assert!(matches!(error, StartError::Initialize(_)), "{error}");
+}
+
+#[test]
+fn another_record_than_the_requests_own_is_noticed_and_changes_nothing() {
+    let mut service = start(&probe(), launch());
+    let before = digest(&*service);
+    let clocks = call(&mut *start(&probe(), launch()), b"c").inputs;
+    let mut more = clocks.clone();
+    more.clock_ns.push(1);
+    let mut unseeded = clocks.clone();
+    unseeded.seed = None;
+    for (request, inputs) in [(b"n", &clocks), (b"c", &RecordedInputs::default()), (b"c", &more), (b"c", &unseeded)] {
+        assert!(matches!(service.replay(request, inputs), Err(CallError::Diverged(_))), "{inputs:?}");
+        assert_eq!(digest(&*service), before);
+    }
+}
+
+#[test]
+fn records_do_not_show_their_seed() {
+    let inputs = call(&mut *start(&probe(), launch()), b"c").inputs;
+    assert_eq!(format!("{inputs:?}"), "RecordedInputs { clock_reads: 2, seeded: true, cut: None }");
+}
+
+#[test]
+fn records_survive_the_codec() {
+    let inputs = call(&mut *start(&probe(), launch()), b"c").inputs;
+    let json = serde_json::to_vec(&inputs).expect("serializable");
+    assert_eq!(serde_json::from_slice::<RecordedInputs>(&json).expect("deserializable"), inputs);
+}

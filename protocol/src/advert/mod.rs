@@ -1,0 +1,90 @@
+//! 1, the advertisement: a cloud's signed word on what it offers, gossiped to all. [`store`] keeps the newest of each host.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{CloudId, HostId, RegistryId},
+    latency::Coordinate,
+    limits::{ADDRESSES_MAX, ADVERT_BYTES_MAX, ADVERT_LIFETIME_MAX, CLOCK_SKEW},
+    manifest::{Resources, ServiceType},
+    migration::messages::Placement,
+    reject::{Guards, Reject, ensure},
+    suite::Suite,
+    time::Timestamp,
+    trust::{Certificate, Message, Receiver, Role, Signed, TrustBundle, Verified, certificate::text_fits},
+    wire::{Wire, frames},
+};
+
+pub mod store;
+
+pub use store::AdvertStore;
+
+/// `sig_B(ADV)`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Advert {
+    /// Whose realm the certificate is of.
+    pub registry: RegistryId,
+    /// The provider.
+    pub cloud: CloudId,
+    /// The host.
+    pub host: HostId,
+    /// Always [`ServiceType::Cloud`].
+    pub tos: ServiceType,
+    /// What is free.
+    pub resources: Resources,
+    /// Whether the host takes no services now.
+    pub cordoned: bool,
+    /// Millionths of the mesh's unit of account, per core and hour.
+    pub price_micros: u64,
+    /// Multiaddrs.
+    pub addresses: Vec<String>,
+    /// Where the host is in latency space.
+    pub coordinate: Coordinate,
+    /// The host's certificate.
+    pub certificate: Signed<Certificate>,
+    /// Rises with each advert of this host.
+    pub serial: u64,
+    /// End of validity.
+    pub expiry: Timestamp,
+}
+
+impl Wire for Advert {
+    const LIMIT: usize = ADVERT_BYTES_MAX - 256;
+}
+
+impl Message for Advert {
+    const LABEL: &'static str = "wayfare/1 1 ADV";
+}
+
+/// Verifies an advert: lengths, the certificate under its registry, the signature under the host's key, the dates.
+/// It does not look at the serial: see [`AdvertStore`].
+///
+/// # Errors
+/// A named rejection for whatever does not hold.
+pub fn verify_advert<S: Suite, G: Guards>(
+    signed: &Signed<Advert>,
+    bundle: &TrustBundle,
+    now: Timestamp,
+) -> Result<(Verified<Advert>, Verified<Certificate>), Reject> {
+    let claim = signed.unverified()?;
+    if claim.addresses.len() > ADDRESSES_MAX || !claim.addresses.iter().all(|address| text_fits(address)) {
+        return Err(Reject::FieldTooLong);
+    }
+    let (registry, certificate) =
+        bundle.verify_certificate::<S, G>(&claim.certificate, claim.host, &[Role::Cloud], now)?;
+    ensure::<G>(registry == claim.registry, Reject::BadCertificate)?;
+    let advert = signed.verify::<S, G>(&claim.host.0, registry, Receiver::Anyone)?;
+    ensure::<G>(advert.cloud == certificate.cloud, Reject::WrongCloud)?;
+    ensure::<G>(advert.tos == ServiceType::Cloud, Reject::WrongTos)?;
+    ensure::<G>(now < advert.expiry + CLOCK_SKEW, Reject::Expired)?;
+    ensure::<G>(advert.expiry <= now + ADVERT_LIFETIME_MAX + CLOCK_SKEW, Reject::NotYetValid)?;
+    Ok((advert, certificate))
+}
+
+frames! {
+    /// What is gossiped.
+    Gossip, max ADVERT_BYTES_MAX, {
+        1 Advert(Signed<Advert>),
+        11 Placement(Signed<Placement>),
+    }
+}

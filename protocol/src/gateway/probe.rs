@@ -1,0 +1,141 @@
+//! Round trips: which hosts to measure, what to make of it, whom to tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    effect::Effect,
+    machine::Gateway,
+    messages::{ClientFrame, LatencyReport},
+};
+use crate::{
+    ids::HostId,
+    latency::{Coordinate, RttFilter, Vivaldi},
+    limits::{ADVERTS_MAX, REPORT_ENTRIES_MAX},
+    reject::Guards,
+    suite::Suite,
+    time::{Instant, Micros, Now},
+};
+
+/// Candidates probed because they are, or by their coordinates seem, the nearest (`reference/latency.md`, "Selection":
+/// beyond 8 little is gained).
+pub const PROBE_NEAREST: usize = 12;
+/// Candidates probed because they have not been for longest: coordinates err, and this finds out.
+pub const PROBE_EXPLORE: usize = 4;
+
+/// What a gateway measured.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Probe {
+    filters: BTreeMap<HostId, RttFilter>,
+    vivaldi: Vivaldi,
+    reported: Instant,
+}
+
+impl Probe {
+    pub(super) fn new(me: HostId) -> Self {
+        Self { filters: BTreeMap::new(), vivaldi: Vivaldi::new(me), reported: Instant::default() }
+    }
+}
+
+impl<S: Suite, G: Guards> Gateway<S, G> {
+    /// Takes a measured round trip to `host`.
+    pub fn record_rtt(&mut self, now: Now, host: HostId, rtt: Micros) {
+        let filters = &mut self.probe.filters;
+        if filters.len() >= ADVERTS_MAX && !filters.contains_key(&host) {
+            // The one measured longest ago makes room.
+            let oldest = filters.iter().max_by_key(|(_, filter)| filter.age(now.mono)).map(|(host, _)| *host);
+            if let Some(oldest) = oldest {
+                filters.remove(&oldest);
+            }
+        }
+        filters.entry(host).or_default().record(now.mono, rtt);
+        if let Some(entry) = self.adverts.get(now.wall, host) {
+            // An advert with an impossible coordinate is of no use here, and does no harm.
+            let _ = self.probe.vivaldi.update(host, &entry.advert.coordinate, rtt);
+        }
+    }
+
+    /// The filtered round trip to `host`, if it is fresh.
+    pub fn rtt(&self, now: Now, host: HostId) -> Option<Micros> {
+        self.probe.filters.get(&host)?.fresh(now.mono)
+    }
+
+    /// Where this gateway is in latency space.
+    pub fn coordinate(&self) -> Coordinate {
+        self.probe.vivaldi.coordinate()
+    }
+
+    /// Whom to probe now, each with its addresses: the hosts that serve, then candidates: the [`PROBE_NEAREST`] nearest,
+    /// by measurement or else by coordinates, and the [`PROBE_EXPLORE`] not measured for longest.
+    pub fn probe_targets(&self, now: Now) -> Vec<(HostId, Vec<String>)> {
+        let mut targets: Vec<(HostId, Vec<String>)> = Vec::new();
+        let mut chosen = BTreeSet::new();
+        for route in self.routes.values() {
+            if let Some(host) = route.host(now.mono)
+                && chosen.insert(host)
+            {
+                targets.push((host, self.addresses(now, route.service, host)));
+            }
+        }
+        let mut nearest: Vec<(Micros, HostId)> = self
+            .adverts
+            .live(now.wall)
+            .map(|entry| {
+                let estimate = || self.probe.vivaldi.distance(&entry.advert.coordinate);
+                (self.rtt(now, entry.advert.host).unwrap_or_else(estimate), entry.advert.host)
+            })
+            .filter(|(_, host)| !chosen.contains(host))
+            .collect();
+        nearest.sort_unstable();
+        let rest = nearest.split_off(nearest.len().min(PROBE_NEAREST));
+        let age = |host: &HostId| {
+            self.probe.filters.get(host).and_then(|filter| filter.age(now.mono)).unwrap_or(Micros(u64::MAX))
+        };
+        let mut longest: Vec<(Micros, HostId)> = rest.into_iter().map(|(_, host)| (age(&host), host)).collect();
+        longest.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, host) in nearest.into_iter().chain(longest.into_iter().take(PROBE_EXPLORE)) {
+            if let Some(entry) = self.adverts.get(now.wall, host) {
+                targets.push((host, entry.advert.addresses.clone()));
+            }
+        }
+        targets
+    }
+
+    pub(super) fn report_at(&self) -> Instant {
+        self.probe.reported + self.config.report_interval
+    }
+
+    /// Tells the hosts of services what was measured, once an interval: each about itself first, then about candidates,
+    /// nearest first, as many as fit.
+    pub(super) fn report(&mut self, now: Now) {
+        if now.mono < self.report_at() {
+            return;
+        }
+        self.probe.reported = now.mono;
+        let mut fresh: Vec<(Micros, HostId, Micros)> = self
+            .probe
+            .filters
+            .iter()
+            .filter_map(|(host, filter)| Some((filter.fresh(now.mono)?, *host, filter.age(now.mono)?)))
+            .collect();
+        fresh.sort_unstable();
+        let client = self.client();
+        for route in self.routes.values_mut() {
+            let Some(host) = route.host(now.mono).filter(|host| self.links.is_connected(*host)) else { continue };
+            let own = fresh.iter().filter(|(_, measured, _)| *measured == host);
+            let candidates = fresh
+                .iter()
+                .filter(|(_, measured, _)| *measured != host && self.adverts.get(now.wall, *measured).is_some());
+            let entries: Vec<(HostId, Micros, Micros)> = own
+                .chain(candidates)
+                .take(REPORT_ENTRIES_MAX)
+                .map(|(rtt, measured, age)| (*measured, *rtt, *age))
+                .collect();
+            if entries.is_empty() {
+                continue;
+            }
+            let requests = std::mem::take(&mut route.requests);
+            let report = LatencyReport { service: route.service, client, entries, requests };
+            self.outbox.now(Effect::Send { host, frame: ClientFrame::LatencyReport(report) });
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Speaking to the mesh: this cloud's adverts out, other clouds' adverts and placements in.
+
+use super::{Effect, Host};
+use crate::{
+    advert::{Advert, Gossip, verify_advert},
+    ids::Digest,
+    latency::Coordinate,
+    limits::{ADVERT_INTERVAL, ADVERT_LIFETIME_MAX, CLOCK_SKEW},
+    manifest::ServiceType,
+    reject::{Guards, Reject},
+    suite::Suite,
+    time::{Instant, Micros, Now},
+    trust::{Receiver, Role, Signed},
+    wire::Frame,
+};
+
+/// What the mesh should do with a gossiped message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Pass it on.
+    Accept,
+    /// Known or of no use: do not pass it on.
+    Ignore,
+}
+
+/// How soon a newcomer on the mesh hears of this host.
+const GREETING: Micros = Micros::from_millis(200);
+
+impl<S: Suite, G: Guards> Host<S, G> {
+    /// This host is reached at these multiaddrs; a cloud advertises them.
+    pub fn set_addresses(&mut self, addresses: Vec<String>) {
+        self.addresses = addresses;
+        self.advertise_at = Instant::default();
+    }
+
+    /// A peer joined the mesh: it should hear of this host soon.
+    pub fn handle_peer_connected(&mut self, now: Now) {
+        self.advertise_at = self.advertise_at.min(now.mono + GREETING);
+    }
+
+    /// A gossiped message.
+    ///
+    /// # Errors
+    /// A named rejection, counted: the mesh drops the message and lowers its sender's score.
+    pub fn handle_gossip(&mut self, now: Now, bytes: &[u8]) -> Result<Judgement, Reject> {
+        let result = self.gossip(now, bytes);
+        match result {
+            // An old serial arrives by honest relays too.
+            Err(Reject::OldSerial) => {
+                self.rejects.count(Reject::OldSerial);
+                Ok(Judgement::Ignore)
+            }
+            other => self.counted(other),
+        }
+    }
+
+    fn gossip(&mut self, now: Now, bytes: &[u8]) -> Result<Judgement, Reject> {
+        match Gossip::from_bytes(bytes)? {
+            Gossip::Advert(signed) => {
+                let (advert, certificate) = verify_advert::<S, G>(&signed, &self.bundle, now.wall)?;
+                if advert.host != self.me() {
+                    self.adverts.insert(now.wall, advert, certificate)?;
+                }
+                Ok(Judgement::Accept)
+            }
+            Gossip::Placement(signed) => {
+                let registry = signed.unverified()?.service.registry;
+                let placement = self.bundle.verify::<S, G, _>(&signed, registry, Receiver::Anyone)?;
+                if !placement.is_current(now.wall) {
+                    return Ok(Judgement::Ignore);
+                }
+                Ok(Judgement::Accept)
+            }
+        }
+    }
+
+    pub(super) fn advert_timeout(&self) -> Option<Instant> {
+        let advertises = self.role() == Role::Cloud && !self.addresses.is_empty();
+        advertises.then_some(self.advertise_at)
+    }
+
+    pub(super) fn advertise_if_due(&mut self, now: Now) {
+        if self.advert_timeout().is_none_or(|at| at > now.mono) {
+            return;
+        }
+        self.advertise_at = now.mono + ADVERT_INTERVAL;
+        let expiry = now.wall + ADVERT_LIFETIME_MAX;
+        let advert = Advert {
+            registry: self.identity.registry,
+            cloud: self.identity.certificate.cloud,
+            host: self.me(),
+            tos: ServiceType::Cloud,
+            resources: self.free(),
+            cordoned: self.cordoned,
+            price_micros: self.config.price_micros,
+            addresses: self.addresses.clone(),
+            coordinate: Coordinate::default(),
+            certificate: self.identity.certificate.signed().clone(),
+            serial: now.wall.0,
+            expiry,
+        };
+        let signed = Signed::sign::<S>(&self.identity.secret, advert.registry, Receiver::Anyone, &advert);
+        self.own_adverts.retain(|(_, expiry)| now.wall < *expiry + CLOCK_SKEW);
+        self.own_adverts.push_back((signed.hash(), expiry));
+        self.outbox.now(Effect::Gossip(Gossip::Advert(signed)));
+    }
+
+    pub(super) fn is_own_advert(&self, now: Now, hash: &Digest) -> bool {
+        self.own_adverts.iter().any(|(own, expiry)| own == hash && now.wall < *expiry + CLOCK_SKEW)
+    }
+}

@@ -1,0 +1,500 @@
+//! Taking a service in: the target's side of the handover, and the dispatch of both peers' and the Registry's frames.
+
+use super::{
+    Effect, Entry, Event, Host,
+    departures::Belongings,
+    effect::ReceiveJob,
+    hosted::{LeaseClock, Retry, Run},
+};
+use crate::{
+    advert::Gossip,
+    ids::{Digest, HostId, MigrationId, RegistryId},
+    limits::{HALF_OPEN_MAX, HALF_OPEN_PER_PEER_MAX, SERVICES_MAX, STEP_TIMEOUT},
+    migration::{
+        messages::{
+            Granted, MigrateFrame, MigrateRefused, NoService, Placement, RecordsAcked, RegistryFrame, RequestFrame,
+            Transfer, YesService,
+        },
+        target::{Target, TargetParty, Verdict},
+        trace::{Ending, Side, Trace},
+    },
+    placement::Placer,
+    reject::{Guards, Reject},
+    session::Sessions,
+    suite::Suite,
+    time::{Instant, Now},
+    trust::{CoSigned, Signed},
+    wire::{self, Frame},
+};
+
+/// A service on its way here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Arrival {
+    pub(super) target: Target,
+    trace: Trace,
+    /// Before Held: when to drop it.
+    deadline: Instant,
+    /// From Held on: when 10 was first sent, and its next repeat.
+    completing: Option<(Instant, Retry)>,
+    /// The client table and placement history as received.
+    belongings: Option<Vec<u8>>,
+    /// When 7 left.
+    answered: Option<Instant>,
+}
+
+impl Arrival {
+    pub(super) fn timeout(&self) -> Instant {
+        self.completing.map_or(self.deadline, |(_, retry)| retry.at)
+    }
+}
+
+/// Refusals that an honest source can meet: it is told, and its stream stays open.
+const fn is_honest(reject: Reject) -> bool {
+    matches!(
+        reject,
+        Reject::Cordoned
+            | Reject::NoResources
+            | Reject::TooManyHalfOpen
+            | Reject::Full
+            | Reject::PolicyForbids
+            | Reject::UnknownAdvert
+            | Reject::Expired
+            | Reject::Finished
+            | Reject::Conflict
+    )
+}
+
+macro_rules! party {
+    ($host:ident) => {
+        TargetParty {
+            me: $host.identity.certificate.host,
+            host_secret: &$host.identity.secret,
+            certificate: &$host.identity.certificate,
+            bundle: &$host.bundle,
+        }
+    };
+}
+
+impl<S: Suite, G: Guards> Host<S, G> {
+    /// A frame on the migrate stream of `peer`, whom the transport has authenticated.
+    ///
+    /// # Errors
+    /// A named rejection, counted: the driver closes the stream. Nothing else changed.
+    pub fn handle_migrate_frame(
+        &mut self,
+        now: Now,
+        peer: HostId,
+        bytes: &[u8],
+        rng: &mut dyn rand_core::Rng,
+    ) -> Result<(), Reject> {
+        let result = MigrateFrame::from_bytes(bytes).and_then(|frame| self.migrate_frame(now, peer, frame, rng));
+        self.counted(result)
+    }
+
+    fn migrate_frame(
+        &mut self,
+        now: Now,
+        peer: HostId,
+        frame: MigrateFrame,
+        rng: &mut dyn rand_core::Rng,
+    ) -> Result<(), Reject> {
+        match frame {
+            MigrateFrame::Request(frame) => match self.handle_request(now, peer, &frame, rng) {
+                Err(reject) if is_honest(reject) => {
+                    self.rejects.count(reject);
+                    let mig = frame.request.unverified()?.ids.mig;
+                    self.refuse(peer, mig, reject);
+                    Ok(())
+                }
+                result => result,
+            },
+            MigrateFrame::Response(frame) => self.handle_response(now, peer, &frame),
+            MigrateFrame::Transfer(consent) => self.handle_consent(now, peer, &consent),
+            MigrateFrame::TransferAck(ack) => self.handle_ack(now, peer, &ack),
+            MigrateFrame::Refused(refused) => {
+                let Some(stay) = self.departing(refused.mig) else { return Ok(()) };
+                let theirs = self.services.get(&stay).and_then(|hosted| hosted.attempt.as_ref());
+                if theirs.is_none_or(|attempt| attempt.source.target() != peer) {
+                    return Err(Reject::WrongPeer);
+                }
+                self.target_failed(stay, now, &format!("the target refused: {}", refused.reason), rng);
+                Ok(())
+            }
+            MigrateFrame::Abandon(about) => {
+                let Some(arrival) = self.arrivals.get(&about.mig) else { return Ok(()) };
+                if arrival.target.source() != peer {
+                    return Err(Reject::WrongPeer);
+                }
+                if !arrival.target.is_held() {
+                    self.drop_arrival(about.mig, now, "the source gave up");
+                }
+                Ok(())
+            }
+            MigrateFrame::RecordsAcked(acked) => self.handle_records_acked(now, peer, acked.mig),
+        }
+    }
+
+    /// A frame of the Registry.
+    ///
+    /// # Errors
+    /// A named rejection, counted: the driver closes the stream and opens a new one.
+    pub fn handle_registry_frame(
+        &mut self,
+        now: Now,
+        registry: RegistryId,
+        bytes: &[u8],
+        rng: &mut dyn rand_core::Rng,
+    ) -> Result<(), Reject> {
+        let result = RegistryFrame::from_bytes(bytes).and_then(|frame| self.registry_frame(now, registry, frame, rng));
+        self.counted(result)
+    }
+
+    fn registry_frame(
+        &mut self,
+        now: Now,
+        registry: RegistryId,
+        frame: RegistryFrame,
+        rng: &mut dyn rand_core::Rng,
+    ) -> Result<(), Reject> {
+        self.bundle.anchor(registry)?;
+        match frame {
+            RegistryFrame::YesCloud(_) | RegistryFrame::NoCloud(_) => self.handle_cloud_verdict(now, &frame, rng),
+            RegistryFrame::YesService(verdict) => self.handle_service_yes(now, &verdict, rng),
+            RegistryFrame::NoService(verdict) => self.handle_service_no(now, &verdict),
+            RegistryFrame::Placement(placement) => self.handle_placement(now, &placement),
+            RegistryFrame::Granted(granted) => self.handle_granted(now, &granted),
+            RegistryFrame::Refused(refused) => {
+                self.handle_refused(now, refused.about, &refused.reason, rng);
+                Ok(())
+            }
+            RegistryFrame::VerifyCloud(_)
+            | RegistryFrame::VerifyService(_)
+            | RegistryFrame::Complete(_)
+            | RegistryFrame::Released(_)
+            | RegistryFrame::Register(_)
+            | RegistryFrame::Renew(_)
+            | RegistryFrame::Reclaim(_)
+            | RegistryFrame::Cancel(_)
+            | RegistryFrame::Enrol(_)
+            | RegistryFrame::Enrolled(_)
+            | RegistryFrame::Lookup(_)
+            | RegistryFrame::Found(_) => Err(Reject::UnexpectedMessage),
+        }
+    }
+
+    /// 4, from A.
+    fn handle_request(
+        &mut self,
+        now: Now,
+        peer: HostId,
+        frame: &RequestFrame,
+        rng: &mut dyn rand_core::Rng,
+    ) -> Result<(), Reject> {
+        let ids = frame.request.unverified()?.ids;
+        if let Some(arrival) = self.arrivals.get(&ids.mig) {
+            let same = arrival.target.source() == peer && arrival.target.request_hash() == frame.request.hash();
+            if !same {
+                return Err(Reject::Reused);
+            }
+            if let Some(response) = arrival.target.repeat_response() {
+                self.say(peer, MigrateFrame::Response(response));
+            }
+            return Ok(());
+        }
+        if self.finished.contains(&ids.mig) {
+            return Err(Reject::Finished);
+        }
+        if self.role() != crate::trust::Role::Cloud {
+            return Err(Reject::WrongRole);
+        }
+        let from_peer = self.arrivals.values().filter(|arrival| arrival.target.source() == peer).count();
+        if from_peer >= HALF_OPEN_PER_PEER_MAX || self.arrivals.len() >= HALF_OPEN_MAX {
+            return Err(Reject::TooManyHalfOpen);
+        }
+        if self.services.len() + self.arrivals.len() >= SERVICES_MAX {
+            return Err(Reject::Full);
+        }
+        if self.cordoned {
+            return Err(Reject::Cordoned);
+        }
+        let is_own = |hash: &Digest| self.is_own_advert(now, hash);
+        let (target, verify) = Target::start::<S, G>(&party!(self), now, peer, frame, is_own, rng)?;
+        if !self.free().cover(&target.manifest().required) {
+            return Err(Reject::NoResources);
+        }
+        let mut trace = Trace::new(ids.service, peer, Side::Target, String::new());
+        trace.mig = Some(ids.mig);
+        trace.step(4, now.wall);
+        trace.step(5, now.wall);
+        let (_, secret) = target.new_key();
+        let entry = Entry::KeyMade { ids: target.ids(), secret: *secret.expose() };
+        self.outbox.persist(|seq| Effect::Persist { seq, entry });
+        self.outbox.promise(Effect::ToRegistry(ids.service.registry, RegistryFrame::VerifyService(verify)));
+        let deadline = now.mono + STEP_TIMEOUT;
+        let arrival = Arrival { target, trace, deadline, completing: None, belongings: None, answered: None };
+        self.arrivals.insert(ids.mig, arrival);
+        Ok(())
+    }
+
+    fn handle_service_yes(
+        &mut self,
+        now: Now,
+        signed: &Signed<YesService>,
+        rng: &mut dyn rand_core::Rng,
+    ) -> Result<(), Reject> {
+        let mig = signed.unverified()?.request.ids.mig;
+        let arrival = self.arrivals.get_mut(&mig).ok_or(Reject::UnknownMigration)?;
+        let manifest = arrival.target.manifest();
+        let (code, required) = (manifest.code, manifest.required);
+        let needs_module = !self.modules.contains(&code);
+        let (frame, agreement) =
+            arrival.target.handle_yes::<S, G>(&party!(self), now, signed, required, needs_module, rng)?;
+        arrival.trace.step(6, now.wall);
+        arrival.trace.step(7, now.wall);
+        arrival.answered = Some(now.mono);
+        arrival.deadline = now.mono + STEP_TIMEOUT;
+        let job = ReceiveJob {
+            ids: arrival.target.ids(),
+            from: arrival.target.source(),
+            key: agreement.key,
+            transcript: agreement.transcript,
+            code,
+            needs_module,
+            memory_bytes: required.memory_bytes,
+        };
+        let source = job.from;
+        self.outbox.now(Effect::Receive(job));
+        self.say(source, MigrateFrame::Response(frame));
+        Ok(())
+    }
+
+    fn handle_service_no(&mut self, now: Now, signed: &Signed<NoService>) -> Result<(), Reject> {
+        let mig = signed.unverified()?.request.ids.mig;
+        let arrival = self.arrivals.get(&mig).ok_or(Reject::UnknownMigration)?;
+        let reason = arrival.target.handle_no::<S, G>(&party!(self), signed)?;
+        let source = arrival.target.source();
+        self.refuse(source, mig, Reject::NotHostOfRecord);
+        self.drop_arrival(mig, now, &format!("the registry says no: {reason:?}"));
+        Ok(())
+    }
+
+    /// Records up to and without `next` are applied.
+    pub fn handle_records(&mut self, now: Now, mig: MigrationId, next: u64) {
+        let Some(arrival) = self.arrivals.get_mut(&mig) else { return };
+        arrival.deadline = arrival.deadline.max(now.mono + STEP_TIMEOUT);
+        let source = arrival.target.source();
+        self.say(source, MigrateFrame::RecordsAcked(RecordsAcked { mig, next }));
+    }
+
+    /// All records are applied: the state's hash, its size, and what came beside the memory.
+    pub fn handle_received(&mut self, now: Now, mig: MigrationId, state: Digest, bytes: u64, belongings: Vec<u8>) {
+        let Some(arrival) = self.arrivals.get_mut(&mig) else { return };
+        if arrival.target.handle_received(state).is_err() {
+            return;
+        }
+        arrival.belongings = Some(belongings);
+        arrival.trace.bytes = bytes;
+        let result = self.hold_if_complete(now, mig);
+        if let Err(reject) = self.counted(result) {
+            self.fail_arrival(now, mig, reject);
+        }
+    }
+
+    /// What came on the state stream is no state of this service.
+    pub fn handle_receive_failed(&mut self, now: Now, mig: MigrationId, reject: Reject) {
+        self.rejects.count(reject);
+        self.fail_arrival(now, mig, reject);
+    }
+
+    /// The attempt cannot succeed any more; if A has consented, it will ask R, which finds no completion and aborts.
+    fn fail_arrival(&mut self, now: Now, mig: MigrationId, reject: Reject) {
+        let Some(arrival) = self.arrivals.get(&mig).filter(|arrival| !arrival.target.is_held()) else { return };
+        let source = arrival.target.source();
+        self.refuse(source, mig, reject);
+        self.drop_arrival(mig, now, &reject.to_string());
+    }
+
+    /// The last of 8, from A.
+    fn handle_consent(&mut self, now: Now, peer: HostId, consent: &CoSigned<Transfer>) -> Result<(), Reject> {
+        let mig = consent.unverified()?.ids.mig;
+        if self.finished.contains(&mig) {
+            return Err(Reject::Finished);
+        }
+        let arrival = self.arrivals.get_mut(&mig).ok_or(Reject::UnknownMigration)?;
+        if arrival.target.source() != peer {
+            return Err(Reject::WrongPeer);
+        }
+        if let Some(ack) = arrival.target.repeat_ack() {
+            if arrival.target.complete().is_some_and(|complete| complete.consent == *consent) {
+                self.say(peer, MigrateFrame::TransferAck(ack));
+                return Ok(());
+            }
+            return Err(Reject::Reused);
+        }
+        arrival.target.handle_consent::<S, G>(&party!(self), consent)?;
+        arrival.trace.step(8, now.wall);
+        match self.hold_if_complete(now, mig) {
+            // The records do not match the consent: it is the attempt that fails, not only the message.
+            Err(reject) => {
+                self.fail_arrival(now, mig, reject);
+                Err(reject)
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn hold_if_complete(&mut self, now: Now, mig: MigrationId) -> Result<(), Reject> {
+        let Some(arrival) = self.arrivals.get_mut(&mig) else { return Ok(()) };
+        let Some((held, ack)) = arrival.target.hold::<S, G>(&party!(self), now)? else { return Ok(()) };
+        arrival.trace.step(9, now.wall);
+        arrival.trace.step(10, now.wall);
+        arrival.completing = Some((now.mono, Retry::from(now.mono)));
+        let (ids, from) = (arrival.target.ids(), arrival.target.source());
+        let complete = held.complete.clone();
+        let sessions = arrival.belongings.clone().unwrap_or_default();
+        self.outbox.persist(|seq| Effect::Persist { seq, entry: Entry::Held { ids, from, held, sessions } });
+        self.outbox.promise(Effect::ToRegistry(ids.service.registry, RegistryFrame::Complete(complete)));
+        let ack = MigrateFrame::TransferAck(ack);
+        self.outbox.promise(Effect::ToPeer { host: from, addresses: Vec::new(), frame: ack });
+        Ok(())
+    }
+
+    /// 11, from R: for an arrival or a departure.
+    fn handle_placement(&mut self, now: Now, signed: &Signed<Placement>) -> Result<(), Reject> {
+        let claim = signed.unverified()?;
+        if self.arrivals.contains_key(&claim.mig) && claim.host == self.me() {
+            return self.handle_arrived(now, claim.mig, signed);
+        }
+        if let Some(stay) = self.departing(claim.mig) {
+            return self.handle_departed(now, stay, signed);
+        }
+        // A repeat, or news of an attempt long settled.
+        Ok(())
+    }
+
+    fn handle_granted(&mut self, now: Now, granted: &Granted) -> Result<(), Reject> {
+        let about = match &granted.answer {
+            crate::migration::messages::Answer::Lease(_) => None,
+            crate::migration::messages::Answer::Aborted(signed) => Some(signed.unverified()?.ids.mig),
+            crate::migration::messages::Answer::Outcome(signed) => Some(signed.unverified()?.ids.mig),
+        };
+        if let Some(mig) = about {
+            if let Some(arrival) = self.arrivals.get(&mig) {
+                return match arrival.target.handle_granted::<S, G>(&party!(self), granted)? {
+                    Verdict::Won(placement) => {
+                        let signed = placement.signed().clone();
+                        self.handle_arrived(now, mig, &signed)
+                    }
+                    Verdict::Aborted => {
+                        let entry = Entry::Aborted { ids: arrival.target.ids() };
+                        self.outbox.persist(|seq| Effect::Persist { seq, entry });
+                        self.drop_arrival(mig, now, "the registry aborted the migration");
+                        Ok(())
+                    }
+                };
+            }
+            if let Some(stay) = self.departing(mig) {
+                return self.handle_decision(now, stay, granted);
+            }
+        }
+        self.handle_lease(now, granted)
+    }
+
+    /// 11 for an arrival: journal it, then serve.
+    fn handle_arrived(&mut self, now: Now, mig: MigrationId, signed: &Signed<Placement>) -> Result<(), Reject> {
+        let arrival = self.arrivals.get(&mig).ok_or(Reject::UnknownMigration)?;
+        let placement = arrival.target.handle_placement::<S, G>(&party!(self), signed)?;
+        let (sessions, placer) = self.unpack(now, arrival)?;
+        let Some(mut arrival) = self.arrivals.remove(&mig) else { return Ok(()) };
+        // R answered after 10 was first sent, so a lease counted from there ends no later than R's.
+        let asked = arrival.completing.map_or(now.mono, |(first_sent, _)| first_sent);
+        let lease = LeaseClock::granted(asked, placement.lease);
+        let (service, epoch) = (placement.service, placement.epoch);
+        let (_, secret) = arrival.target.new_key();
+        let (secret, manifest) = (secret.clone(), arrival.target.manifest().clone());
+        self.place(placement, manifest, secret, lease, sessions, placer, true);
+        if let Some(hosted) = self.services.get_mut(&(service, epoch)) {
+            hosted.arriving_since = arrival.answered;
+        }
+        self.outbox.promise(Effect::Activate { mig, service, epoch });
+        self.outbox.promise(Effect::Gossip(Gossip::Placement(signed.clone())));
+        arrival.trace.step(11, now.wall);
+        arrival.trace.ending = Ending::Moved;
+        self.finish(mig, arrival.trace);
+        Ok(())
+    }
+
+    fn unpack(&self, now: Now, arrival: &Arrival) -> Result<(Sessions, Placer), Reject> {
+        let bytes = arrival.belongings.as_deref().ok_or(Reject::UnexpectedMessage)?;
+        let belongings: Belongings = wire::decode(bytes)?;
+        let sessions = Sessions::from_bytes(&belongings.sessions)?;
+        let manifest = arrival.target.manifest();
+        let placer = Placer::new(self.config.placement, manifest.required, manifest.max_rtt)
+            .with_memory(now, &belongings.memory);
+        Ok((sessions, placer))
+    }
+
+    /// Whether `bytes` can be this service's client table: checked before 9 promises to hold it.
+    pub fn check_belongings(bytes: &[u8]) -> Result<(), Reject> {
+        let belongings: Belongings = wire::decode(bytes)?;
+        Sessions::from_bytes(&belongings.sessions).map(|_| ())
+    }
+
+    /// The driver has started, activated or resumed an instance; or could not.
+    pub fn handle_started(&mut self, now: Now, stay: super::hosted::Stay, result: Result<(), String>) {
+        let (service, epoch) = stay;
+        let Some(hosted) = self.services.get_mut(&stay) else { return };
+        match result {
+            Ok(()) => {
+                if matches!(hosted.run, Run::Starting | Run::Resuming) {
+                    hosted.run = Run::Serving;
+                }
+                if let Some(since) = hosted.arriving_since.take() {
+                    hosted.placer.record_downtime(now.mono.since(since));
+                }
+                let mig = hosted.placement.mig;
+                let arrived = |trace: &&mut Trace| trace.mig == Some(mig) && trace.side == Side::Target;
+                if let Some(trace) = self.history.iter_mut().rev().find(arrived) {
+                    trace.switched.get_or_insert(now.wall);
+                }
+                self.outbox.now(Effect::Event(Event::Serving(service, epoch)));
+                self.admit_held(stay, now);
+            }
+            Err(reason) => self.outbox.now(Effect::Event(Event::Broken(service, reason))),
+        }
+    }
+
+    pub(super) fn arrival_timeouts(&mut self, now: Now) {
+        let due: Vec<MigrationId> =
+            self.arrivals.iter().filter(|(_, arrival)| arrival.timeout() <= now.mono).map(|(mig, _)| *mig).collect();
+        for mig in due {
+            let Some(arrival) = self.arrivals.get_mut(&mig) else { continue };
+            // Held: neither a timeout nor a peer ends it, only R.
+            if let (Some((_, retry)), Some(complete)) = (&mut arrival.completing, arrival.target.complete()) {
+                retry.again(now.mono);
+                let frame = RegistryFrame::Complete(complete.clone());
+                let registry = arrival.target.ids().service.registry;
+                self.outbox.promise(Effect::ToRegistry(registry, frame));
+                continue;
+            }
+            let source = arrival.target.source();
+            self.refuse(source, mig, Reject::Expired);
+            self.drop_arrival(mig, now, "the other side did not answer in time");
+        }
+    }
+
+    fn drop_arrival(&mut self, mig: MigrationId, _now: Now, reason: &str) {
+        let Some(mut arrival) = self.arrivals.remove(&mig) else { return };
+        self.outbox.promise(Effect::DiscardIncoming { mig });
+        arrival.trace.ending = Ending::Failed(reason.to_owned());
+        self.finish(mig, arrival.trace);
+    }
+
+    fn refuse(&mut self, peer: HostId, mig: MigrationId, reject: Reject) {
+        self.say(peer, MigrateFrame::Refused(MigrateRefused { mig, reason: reject.name().to_owned() }));
+    }
+
+    fn say(&mut self, host: HostId, frame: MigrateFrame) {
+        self.outbox.now(Effect::ToPeer { host, addresses: Vec::new(), frame });
+    }
+}

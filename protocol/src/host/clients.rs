@@ -1,0 +1,208 @@
+//! Serving requests: sessions, one request at a time, only under the lease (PROTOCOL 5).
+
+use super::{
+    Effect, Host, Link,
+    hosted::{Run, Stay, Waiting},
+};
+use crate::{
+    gateway::messages::{
+        Call, ClientFrame, Gone, Hello, LatencyReport, NotExecuted, Open, Opened, Reply, client_id, request_hash,
+    },
+    ids::{ClientId, HostId, ServiceId},
+    limits::{QUEUED_REQUESTS_MAX, REQUEST_BYTES_MAX},
+    reject::{Guards, Reject, ensure},
+    session::Admit,
+    suite::Suite,
+    time::Now,
+    trust::Role,
+    wire::Frame,
+};
+
+/// What a client gets instead of a response that no frame could carry.
+const TOO_LONG: &[u8] =
+    b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/plain\r\ncontent-length: 46\r\n\r\nthe service's response is longer than allowed\n";
+
+impl<S: Suite, G: Guards> Host<S, G> {
+    /// A frame on the request stream of `gateway`, whom the transport has authenticated.
+    ///
+    /// # Errors
+    /// A named rejection, counted: the driver closes the stream. Nothing was executed.
+    pub fn handle_client_frame(&mut self, now: Now, gateway: HostId, bytes: &[u8]) -> Result<(), Reject> {
+        let result = ClientFrame::from_bytes(bytes).and_then(|frame| self.client_frame(now, gateway, frame));
+        self.counted(result)
+    }
+
+    /// The request stream of `gateway` has ended. What it asked for is executed all the same; it will ask again.
+    pub fn handle_gateway_lost(&mut self, gateway: HostId) {
+        self.links.remove(&gateway);
+    }
+
+    fn client_frame(&mut self, now: Now, gateway: HostId, frame: ClientFrame) -> Result<(), Reject> {
+        match frame {
+            ClientFrame::Hello(hello) => self.handle_hello(now, gateway, &hello),
+            ClientFrame::Open(open) => self.handle_open(gateway, &open),
+            ClientFrame::Call(call) => self.handle_call(now, gateway, call),
+            ClientFrame::LatencyReport(report) => self.handle_report(now, gateway, &report),
+            ClientFrame::Opened(_)
+            | ClientFrame::Reply(_)
+            | ClientFrame::NotExecuted(_)
+            | ClientFrame::Moved(_)
+            | ClientFrame::Placement(_)
+            | ClientFrame::Gone(_) => Err(Reject::UnexpectedMessage),
+        }
+    }
+
+    fn handle_hello(&mut self, now: Now, gateway: HostId, hello: &Hello) -> Result<(), Reject> {
+        self.bundle.verify_certificate::<S, G>(&hello.certificate, gateway, &[Role::Gateway], now.wall)?;
+        self.links.insert(gateway, Link { client: client_id(gateway, hello.incarnation) });
+        Ok(())
+    }
+
+    /// Only the client that this stream's gateway may speak for.
+    fn check_client(&self, gateway: HostId, client: ClientId) -> Result<(), Reject> {
+        let link = self.links.get(&gateway).ok_or(Reject::UnexpectedMessage)?;
+        ensure::<G>(link.client == client, Reject::WrongClient)
+    }
+
+    /// The stay that serves, or will serve, `service`; else the gateway is told where it went.
+    fn serving(&mut self, gateway: HostId, service: ServiceId) -> Option<Stay> {
+        let stay = self.current(service);
+        if stay.is_none() {
+            let frame = match self.departed.get(&service) {
+                Some(placement) => ClientFrame::Moved(placement.clone()),
+                None => ClientFrame::Gone(Gone { service }),
+            };
+            self.outbox.now(Effect::ToGateway(gateway, frame));
+        }
+        stay
+    }
+
+    fn handle_open(&mut self, gateway: HostId, open: &Open) -> Result<(), Reject> {
+        self.check_client(gateway, open.client)?;
+        let Some(stay) = self.serving(gateway, open.service) else { return Ok(()) };
+        let Some(hosted) = self.services.get_mut(&stay) else { return Ok(()) };
+        let (service, client) = (open.service, open.client);
+        let frame = match hosted.sessions.open(client) {
+            Ok(()) => ClientFrame::Opened(Opened { service, client }),
+            Err(reject) => {
+                self.rejects.count(reject);
+                let reason = reject.name().to_owned();
+                ClientFrame::NotExecuted(NotExecuted { service, client, sequence: 0, reason })
+            }
+        };
+        self.outbox.now(Effect::ToGateway(gateway, frame));
+        Ok(())
+    }
+
+    fn handle_call(&mut self, now: Now, gateway: HostId, call: Call) -> Result<(), Reject> {
+        self.check_client(gateway, call.client)?;
+        ensure::<G>(call.request.len() <= REQUEST_BYTES_MAX, Reject::FrameTooLarge)?;
+        ensure::<G>(request_hash(&call.request) == call.hash, Reject::WrongHash)?;
+        let Some(stay) = self.serving(gateway, call.service) else { return Ok(()) };
+        let Some(hosted) = self.services.get_mut(&stay) else { return Ok(()) };
+        if hosted.queue.len() + hosted.held.len() >= QUEUED_REQUESTS_MAX {
+            self.not_executed(gateway, call.service, call.client, call.sequence, Reject::Full);
+        } else if matches!(hosted.run, Run::Starting | Run::Serving) {
+            self.admit(stay, now, gateway, call);
+        } else {
+            // A frozen client table is final.
+            hosted.held.push_back((gateway, call));
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, stay: Stay, now: Now, gateway: HostId, call: Call) {
+        let Some(hosted) = self.services.get_mut(&stay) else { return };
+        let Call { service, client, sequence, hash, acked_below, request } = call;
+        match hosted.sessions.admit(client, sequence, hash, acked_below) {
+            Ok(Admit::Execute) => {
+                hosted.queue.push_back(Waiting { client, sequence, request });
+                self.pump(stay, now);
+            }
+            Ok(Admit::Replay(response)) => {
+                if hosted.may_serve(now.mono) {
+                    let reply = Reply { service, client, sequence, response };
+                    self.outbox.promise(Effect::ToGateway(gateway, ClientFrame::Reply(reply)));
+                }
+            }
+            Ok(Admit::Join) => {}
+            Ok(Admit::Busy) => self.not_executed(gateway, service, client, sequence, Reject::Full),
+            Err(reject) => self.not_executed(gateway, service, client, sequence, reject),
+        }
+    }
+
+    /// The service goes on here: what waited for the decision is admitted now.
+    pub(super) fn admit_held(&mut self, stay: Stay, now: Now) {
+        while let Some((gateway, call)) = self
+            .services
+            .get_mut(&stay)
+            .filter(|hosted| hosted.run == Run::Serving)
+            .and_then(|hosted| hosted.held.pop_front())
+        {
+            self.admit(stay, now, gateway, call);
+        }
+        self.pump(stay, now);
+    }
+
+    fn not_executed(&mut self, gateway: HostId, service: ServiceId, client: ClientId, sequence: u64, why: Reject) {
+        self.rejects.count(why);
+        let frame = NotExecuted { service, client, sequence, reason: why.name().to_owned() };
+        self.outbox.now(Effect::ToGateway(gateway, ClientFrame::NotExecuted(frame)));
+    }
+
+    /// Gives the instance its next request, if it may have one.
+    pub(super) fn pump(&mut self, stay: Stay, now: Now) {
+        let (service, epoch) = stay;
+        while let Some(hosted) = self.services.get_mut(&stay) {
+            if hosted.running.is_some() || !hosted.may_serve(now.mono) {
+                return;
+            }
+            let Some(Waiting { client, sequence, request }) = hosted.queue.pop_front() else { return };
+            if let Err(reject) = hosted.sessions.begin(client, sequence) {
+                if let Some(gateway) = self.gateway_of(client) {
+                    self.not_executed(gateway, service, client, sequence, reject);
+                }
+                continue;
+            }
+            hosted.running = Some((client, sequence));
+            self.outbox.promise(Effect::Execute { service, epoch, client, sequence, request });
+        }
+    }
+
+    fn gateway_of(&self, client: ClientId) -> Option<HostId> {
+        self.links.iter().find(|(_, link)| link.client == client).map(|(gateway, _)| *gateway)
+    }
+
+    /// The instance has answered.
+    pub fn handle_executed(&mut self, now: Now, stay: Stay, client: ClientId, sequence: u64, response: Vec<u8>) {
+        let Some(hosted) = self.services.get_mut(&stay) else { return };
+        if hosted.running != Some((client, sequence)) {
+            return;
+        }
+        hosted.running = None;
+        let response = if response.len() > REQUEST_BYTES_MAX { TOO_LONG.to_vec() } else { response };
+        // Only an evicted session is not there any more, and its client has gone.
+        let _ = hosted.sessions.complete(client, sequence, response.clone());
+        let (freezing, leased) = (hosted.run == Run::Freezing, now.mono < hosted.lease.until);
+        // The lease is checked again before the response leaves: without it, the client asks whoever holds the service.
+        if let Some(gateway) = self.gateway_of(client).filter(|_| leased) {
+            let reply = Reply { service: stay.0, client, sequence, response };
+            self.outbox.promise(Effect::ToGateway(gateway, ClientFrame::Reply(reply)));
+        }
+        if freezing {
+            self.capture_if_idle(stay, now);
+        } else {
+            self.pump(stay, now);
+        }
+    }
+
+    fn handle_report(&mut self, now: Now, gateway: HostId, report: &LatencyReport) -> Result<(), Reject> {
+        self.check_client(gateway, report.client)?;
+        ensure::<G>(report.fits(), Reject::FieldTooLong)?;
+        let Some(stay) = self.serving(gateway, report.service) else { return Ok(()) };
+        if let Some(hosted) = self.services.get_mut(&stay) {
+            hosted.placer.handle_report(now, report.client, &report.entries, report.requests)?;
+        }
+        Ok(())
+    }
+}

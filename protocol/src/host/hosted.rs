@@ -1,0 +1,190 @@
+//! A service as one host has it: its placement, lease, clients and the attempt to move it, if any.
+
+use std::collections::VecDeque;
+
+use crate::{
+    gateway::messages::Call,
+    ids::{ClientId, Digest, Epoch, HostId, MigrationIds, ServiceId},
+    limits::{RENEW_INTERVAL, RETRY_FIRST, RETRY_MAX},
+    manifest::Manifest,
+    migration::{
+        messages::{Placement, Renew},
+        source::{Agreement, Source},
+        trace::Trace,
+    },
+    placement::Placer,
+    session::Sessions,
+    suite::Secret,
+    time::{Instant, Micros},
+    trust::{Signed, Verified},
+};
+
+/// A service and the epoch under which it is here: it may come back while an older stay is still being settled.
+pub type Stay = (ServiceId, Epoch);
+
+/// What the instance is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Run {
+    /// The driver was told to start it.
+    Starting,
+    /// It takes requests, under the lease.
+    Serving,
+    /// It finishes a last request before the capture.
+    Freezing,
+    /// It is captured; requests wait.
+    Frozen,
+    /// The driver was told to let it go on.
+    Resuming,
+    /// Superseded without consent: kept, not served.
+    Sealed,
+}
+
+impl Run {
+    /// The word shown to people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Freezing | Self::Frozen => "frozen",
+            Self::Resuming => "resuming",
+            Self::Sealed => "sealed",
+        }
+    }
+}
+
+/// Pauses that double from [`RETRY_FIRST`] to [`RETRY_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Retry {
+    /// When to send again.
+    pub at: Instant,
+    pause: Micros,
+}
+
+impl Retry {
+    /// The first repeat after the first pause from `now`.
+    pub fn from(now: Instant) -> Self {
+        Self { at: now + RETRY_FIRST, pause: RETRY_FIRST }
+    }
+
+    /// Sent again at `now`.
+    pub fn again(&mut self, now: Instant) {
+        self.pause = self.pause.times(2).min(RETRY_MAX);
+        self.at = now + self.pause;
+    }
+}
+
+/// A RENEW that is out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Renewal {
+    /// As sent.
+    pub signed: Signed<Renew>,
+    /// The new lease counts from here.
+    pub first_sent: Instant,
+    /// The next repeat.
+    pub retry: Retry,
+}
+
+/// How long the placement may be served, by this host's clock.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseClock {
+    /// Serve before this, not after.
+    pub until: Instant,
+    /// When to ask for more.
+    pub renew_at: Instant,
+    /// What was asked.
+    pub renewal: Option<Renewal>,
+    /// Whether people were told that it ended.
+    pub reported: bool,
+}
+
+impl LeaseClock {
+    /// A lease that was asked for at `asked`.
+    pub fn granted(asked: Instant, lease: Micros) -> Self {
+        Self { until: asked + lease, renew_at: asked + RENEW_INTERVAL, renewal: None, reported: false }
+    }
+}
+
+/// A request that waits for its turn.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Waiting {
+    /// Whose.
+    pub client: ClientId,
+    /// Its number.
+    pub sequence: u64,
+    /// An HTTP/1.1 message.
+    pub request: Vec<u8>,
+}
+
+/// An attempt to move the service away.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Attempt {
+    /// The protocol's side of it.
+    pub source: Source,
+    /// Hash of 2, to recognise a refusal.
+    pub asked: Digest,
+    /// What 7 agreed on, until the capture begins.
+    pub agreement: Option<Agreement>,
+    /// What people see.
+    pub trace: Trace,
+    /// Before consent: when to give up. After it: when to ask R.
+    pub deadline: Instant,
+    /// When RECLAIM was first sent, and its next repeat.
+    pub reclaiming: Option<(Instant, Retry)>,
+    /// When the service froze.
+    pub frozen_at: Option<Instant>,
+}
+
+/// A service on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Hosted {
+    /// The record.
+    pub placement: Verified<Placement>,
+    /// The owner's word.
+    pub manifest: Verified<Manifest>,
+    /// vkS's secret.
+    pub secret: Secret,
+    /// What the instance is doing.
+    pub run: Run,
+    /// Until when it may be served.
+    pub lease: LeaseClock,
+    /// Its clients.
+    pub sessions: Sessions,
+    /// Where it should be.
+    pub placer: Placer,
+    /// The request that the instance is working on.
+    pub running: Option<(ClientId, u64)>,
+    /// Admitted requests that wait for their turn.
+    pub queue: VecDeque<Waiting>,
+    /// Calls that met a frozen service: admitted if it thaws, sent again by their gateways if it moves.
+    pub held: VecDeque<(HostId, Call)>,
+    /// The attempt to move it.
+    pub attempt: Option<Attempt>,
+    /// The last counter of a 2.
+    pub counter: u64,
+    /// When to decide next where the service should be.
+    pub decide_at: Instant,
+    /// When 7 left for the source, until the instance runs here: the downtime of this arrival, from above.
+    pub arriving_since: Option<Instant>,
+}
+
+impl Hosted {
+    /// Its key in the host's table.
+    pub fn stay(&self) -> Stay {
+        (self.placement.service, self.placement.epoch)
+    }
+
+    /// The identifiers of the attempt, from 3 on.
+    pub fn attempt_ids(&self) -> Option<MigrationIds> {
+        self.attempt.as_ref().and_then(|attempt| attempt.source.ids())
+    }
+
+    /// Whether the lease is this host's to use: it was not released by consent.
+    pub fn keeps_lease(&self) -> bool {
+        self.run != Run::Sealed && !self.attempt.as_ref().is_some_and(|attempt| attempt.source.has_consented())
+    }
+
+    /// Whether a request may be executed or a response leave at `now`.
+    pub fn may_serve(&self, now: Instant) -> bool {
+        self.run == Run::Serving && now < self.lease.until
+    }
+}

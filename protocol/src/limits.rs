@@ -1,0 +1,88 @@
+//! Every bound of the protocol, and what happens at it.
+
+use crate::time::Micros;
+
+/// Largest control frame on any stream, before decoding. Larger: the stream is closed.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// Largest client request or response, headers and body. Larger: 413 at the gateway, an error response at the host.
+pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest frame on a request stream: one request and its numbering.
+pub const CLIENT_FRAME_BYTES_MAX: usize = REQUEST_BYTES_MAX + 1024;
+/// Plaintext bytes of one state record at most. Larger: the transfer is rejected.
+pub const RECORD_BYTES_MAX: usize = 256 * 1024;
+/// Largest frame on a state stream: one sealed record.
+pub const STATE_FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + 1024;
+/// Largest service module. Larger: refused at deploy time.
+pub const MODULE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Largest advert as gossiped. Larger: dropped by the mesh.
+pub const ADVERT_BYTES_MAX: usize = 4096;
+
+/// Addresses in an advert. More: rejected.
+pub const ADDRESSES_MAX: usize = 8;
+/// Characters of an address, a name, a region or a domain. More: rejected.
+pub const TEXT_BYTES_MAX: usize = 128;
+/// Entries of each list of a manifest. More: rejected.
+pub const POLICY_ENTRIES_MAX: usize = 64;
+/// Suites offered in message 4. More: rejected.
+pub const SUITES_MAX: usize = 8;
+
+/// Adverts kept by a node, one per host. At the limit, the one that expires first makes room.
+pub const ADVERTS_MAX: usize = 1024;
+/// How long an advert lives at most, whatever it says of itself.
+pub const ADVERT_LIFETIME_MAX: Micros = Micros::from_secs(60);
+/// How often a cloud advertises.
+pub const ADVERT_INTERVAL: Micros = Micros::from_secs(10);
+/// How far two machines' wall clocks may differ: added to every expiry check.
+pub const CLOCK_SKEW: Micros = Micros::from_secs(5);
+
+/// How long a verdict (3, 6) holds.
+pub const VERDICT_LIFETIME: Micros = Micros::from_secs(60);
+/// How long a placement may be served without renewal.
+pub const LEASE: Micros = Micros::from_secs(30);
+/// How much longer than the holder the Registry counts a lease, for clocks that drift.
+pub const LEASE_DRIFT: Micros = Micros::from_secs(3);
+/// The holder renews this long after it last asked.
+pub const RENEW_INTERVAL: Micros = Micros::from_secs(10);
+/// Services on one host. More: refused.
+pub const SERVICES_MAX: usize = 256;
+/// Half-open incoming migrations per peer (attack 6). More: refused.
+pub const HALF_OPEN_PER_PEER_MAX: usize = 4;
+/// Half-open incoming migrations in all. More: refused.
+pub const HALF_OPEN_MAX: usize = 32;
+/// How long either side waits for the other's next message before consent; then it gives up.
+pub const STEP_TIMEOUT: Micros = Micros::from_secs(10);
+/// How long a frozen source waits for the decision before it asks with RECLAIM.
+pub const RECLAIM_AFTER: Micros = Micros::from_secs(5);
+/// First and longest pause between repeats of an unanswered 10, RECLAIM or RENEW.
+pub const RETRY_FIRST: Micros = Micros::from_millis(500);
+/// See [`RETRY_FIRST`].
+pub const RETRY_MAX: Micros = Micros::from_secs(15);
+/// Finished migrations that a host or the Registry remembers, so that replays are recognised. The oldest go first.
+pub const FINISHED_MAX: usize = 4096;
+/// Migration histories kept for people (`wayfare migrations`, `trace`).
+pub const HISTORY_MAX: usize = 256;
+
+/// Client sessions per service. More: refused as busy.
+pub const SESSIONS_MAX: usize = 1024;
+/// Responses kept per session. At the limit: busy, until the client acknowledges.
+pub const KEPT_RESPONSES_MAX: usize = 1024;
+/// Bytes of responses kept per session. At the limit: busy.
+pub const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Requests that wait at a host for one service, running or frozen. More: busy.
+pub const QUEUED_REQUESTS_MAX: usize = 1024;
+/// Requests in flight at a gateway for one service. More: 503 to the client.
+pub const PENDING_REQUESTS_MAX: usize = 1024;
+/// How long a gateway holds a request before it answers 504.
+pub const REQUEST_TIMEOUT: Micros = Micros::from_secs(60);
+
+/// Candidates in one latency report. More: rejected.
+pub const REPORT_ENTRIES_MAX: usize = 64;
+/// How long a measured round trip counts for a decision.
+pub const RTT_FRESH: Micros = Micros::from_secs(15);
+
+/// Join tokens outstanding at a Registry. More: refused until some are used or expire.
+pub const JOIN_TOKENS_MAX: usize = 4096;
+/// Enrolled hosts at one Registry. More: refused.
+pub const HOSTS_MAX: usize = 100_000;
+/// Registered services at one Registry. More: refused.
+pub const REGISTERED_MAX: usize = 100_000;

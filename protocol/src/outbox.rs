@@ -1,0 +1,96 @@
+//! The sync gate: an effect that makes a promise leaves a machine only when the journal entry it rests on is on disk.
+
+use std::collections::VecDeque;
+
+/// Effects on their way out, each perhaps waiting for a journal entry to be synced. Order is kept among those that are
+/// ready; an effect that rests on nothing does not wait for one that does.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Outbox<E> {
+    ready: VecDeque<E>,
+    gated: VecDeque<(u64, E)>,
+    appended: u64,
+    synced: u64,
+}
+
+impl<E> Default for Outbox<E> {
+    fn default() -> Self {
+        Self::starting_at(0)
+    }
+}
+
+impl<E> Outbox<E> {
+    /// An empty outbox whose next journal entry has number `last + 1`.
+    pub const fn starting_at(last: u64) -> Self {
+        Self { ready: VecDeque::new(), gated: VecDeque::new(), appended: last, synced: last }
+    }
+
+    /// Lets out a journal entry made by `entry` from its number; later [`Outbox::promise`]s rest on it.
+    pub fn persist(&mut self, entry: impl FnOnce(u64) -> E) {
+        self.appended += 1;
+        self.ready.push_back(entry(self.appended));
+    }
+
+    /// Lets out `effect` at once: it promises nothing.
+    pub fn now(&mut self, effect: E) {
+        self.ready.push_back(effect);
+    }
+
+    /// Lets out `effect` when everything persisted so far is on disk.
+    pub fn promise(&mut self, effect: E) {
+        if self.appended <= self.synced {
+            self.ready.push_back(effect);
+        } else {
+            self.gated.push_back((self.appended, effect));
+        }
+    }
+
+    /// All journal entries up to number `seq` are on disk.
+    pub fn handle_synced(&mut self, seq: u64) {
+        self.synced = self.synced.max(seq.min(self.appended));
+        while self.gated.front().is_some_and(|(needs, _)| *needs <= self.synced) {
+            if let Some((_, effect)) = self.gated.pop_front() {
+                self.ready.push_back(effect);
+            }
+        }
+    }
+
+    /// The next effect to execute.
+    pub fn poll(&mut self) -> Option<E> {
+        self.ready.pop_front()
+    }
+
+    /// The number of the last journal entry let out.
+    pub const fn last_appended(&self) -> u64 {
+        self.appended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promise_waits_for_its_entry_and_nothing_else_does() {
+        let mut outbox = Outbox::default();
+        outbox.persist(|seq| format!("persist {seq}"));
+        outbox.promise("promise".to_owned());
+        outbox.now("free".to_owned());
+        assert_eq!(outbox.poll().as_deref(), Some("persist 1"));
+        assert_eq!(outbox.poll().as_deref(), Some("free"));
+        assert_eq!(outbox.poll(), None);
+        outbox.handle_synced(0);
+        assert_eq!(outbox.poll(), None);
+        outbox.handle_synced(1);
+        assert_eq!(outbox.poll().as_deref(), Some("promise"));
+    }
+
+    #[test]
+    fn a_sync_of_what_was_never_appended_frees_nothing_later() {
+        let mut outbox = Outbox::default();
+        outbox.handle_synced(99);
+        outbox.persist(|seq| seq);
+        outbox.promise(7);
+        assert_eq!(outbox.poll(), Some(1));
+        assert_eq!(outbox.poll(), None);
+    }
+}

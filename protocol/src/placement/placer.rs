@@ -1,0 +1,238 @@
+//! What is known about one service's clients and moves.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Candidate, Explanation, Instant, Micros, Now, PlacementConfig, RTT_FRESH, dwell::Dwells};
+use crate::{
+    ids::{ClientId, HostId},
+    limits::{ADVERTS_MAX, REPORT_ENTRIES_MAX, SESSIONS_MAX},
+    manifest::Resources,
+    reject::Reject,
+    wire::Wire,
+};
+
+/// A client's last words on where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Client {
+    /// Round trip and when it was measured, by host; at most [`REPORT_ENTRIES_MAX`].
+    rtts: BTreeMap<HostId, (Micros, Instant)>,
+    /// Thousandths of a request per report, smoothed, and one: clients that ask nothing weigh equally among themselves
+    /// and nothing beside one that does.
+    pub(super) weight: u64,
+    reported: Instant,
+}
+
+impl Client {
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        now.since(self.reported) <= RTT_FRESH
+    }
+
+    pub(super) fn rtt(&self, now: Instant, host: HostId) -> Option<Micros> {
+        self.rtts.get(&host).filter(|(_, measured)| now.since(*measured) <= RTT_FRESH).map(|(rtt, _)| *rtt)
+    }
+}
+
+/// Moves to a host that failed, in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Failure {
+    until: Instant,
+    pause: Micros,
+}
+
+/// What a placer has learnt, to go with the service to its next host; times are lengths, so they mean the same there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Memory {
+    /// Past dwells, oldest first.
+    pub dwells: Vec<Micros>,
+    /// The nearest host now, and for how long.
+    pub present: Option<(HostId, Micros)>,
+    /// The smoothed downtime of moves.
+    pub downtime: Option<Micros>,
+}
+
+impl Wire for Memory {
+    const LIMIT: usize = 1024;
+}
+
+/// The placement state of one service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Placer {
+    pub(super) config: PlacementConfig,
+    pub(super) required: Resources,
+    /// What users are promised; zero: nothing.
+    pub(super) max_rtt: Micros,
+    pub(super) clients: BTreeMap<ClientId, Client>,
+    pub(super) dwells: Dwells,
+    pub(super) downtime: Option<Micros>,
+    failures: BTreeMap<HostId, Failure>,
+    /// When it was last decided.
+    decided: Instant,
+}
+
+impl Placer {
+    /// For a service that needs `required` and promises its users at most `max_rtt` (zero: nothing), as its manifest says.
+    pub fn new(config: PlacementConfig, required: Resources, max_rtt: Micros) -> Self {
+        Self {
+            config,
+            required,
+            max_rtt,
+            clients: BTreeMap::new(),
+            dwells: Dwells::default(),
+            downtime: None,
+            failures: BTreeMap::new(),
+            decided: Instant::default(),
+        }
+    }
+
+    /// Takes over what another host's placer learnt of this service. It is a peer's advice, not state.
+    #[must_use]
+    pub fn with_memory(mut self, now: Now, memory: &Memory) -> Self {
+        self.dwells = Dwells::resumed(&memory.dwells, memory.present, now.mono);
+        self.downtime = memory.downtime;
+        self
+    }
+
+    /// What was learnt, for the next host: dwells and downtime, not who measured what. At most [`Memory::LIMIT`] bytes.
+    pub fn memory(&self, now: Now) -> Memory {
+        Memory { dwells: self.dwells.past().collect(), present: self.dwells.present(now.mono), downtime: self.downtime }
+    }
+
+    /// Another configuration, from now on.
+    pub fn set_config(&mut self, config: PlacementConfig) {
+        self.config = config;
+    }
+
+    /// Takes a client's report: round trips with their ages, and its requests since the last one. Measurements older than
+    /// [`RTT_FRESH`] are left out; hosts that this report does not name keep what was reported before.
+    ///
+    /// # Errors
+    /// Nothing changed: [`Reject::FieldTooLong`] beyond [`REPORT_ENTRIES_MAX`]; [`Reject::Full`] if more than
+    /// [`SESSIONS_MAX`] clients report.
+    pub fn handle_report(
+        &mut self,
+        now: Now,
+        client: ClientId,
+        entries: &[(HostId, Micros, Micros)],
+        requests: u32,
+    ) -> Result<(), Reject> {
+        let now = now.mono;
+        if entries.len() > REPORT_ENTRIES_MAX {
+            return Err(Reject::FieldTooLong);
+        }
+        if self.clients.len() >= SESSIONS_MAX && !self.clients.contains_key(&client) {
+            self.clients.retain(|_, known| known.is_fresh(now));
+            if self.clients.len() >= SESSIONS_MAX {
+                return Err(Reject::Full);
+            }
+        }
+        let thousandths = u64::from(requests) * 1000;
+        let known = self.clients.entry(client).or_insert_with(|| Client {
+            rtts: BTreeMap::new(),
+            weight: thousandths + 1,
+            reported: now,
+        });
+        known.weight = (known.weight + thousandths) / 2 + 1;
+        known.reported = now;
+        known.rtts.retain(|_, (_, measured)| now.since(*measured) <= RTT_FRESH);
+        for (host, rtt, age) in entries {
+            let room = known.rtts.len() < REPORT_ENTRIES_MAX || known.rtts.contains_key(host);
+            if *age <= RTT_FRESH && *rtt <= crate::latency::RTT_MAX && room {
+                known.rtts.insert(*host, (*rtt, now - *age));
+            }
+        }
+        Ok(())
+    }
+
+    /// What clients measured and reported: client, host, round trip, time since the measurement.
+    pub fn measurements(&self, now: Now) -> impl Iterator<Item = (ClientId, HostId, Micros, Micros)> + '_ {
+        self.clients.iter().flat_map(move |(client, known)| {
+            known.rtts.iter().map(move |(host, (rtt, at))| (*client, *host, *rtt, now.mono.since(*at)))
+        })
+    }
+
+    /// The session has ended: what the client measured counts no more.
+    pub fn forget_client(&mut self, client: ClientId) {
+        self.clients.remove(&client);
+    }
+
+    /// Takes the measured downtime of a move; the first replaces the default, later ones are smoothed by one half.
+    pub fn record_downtime(&mut self, downtime: Micros) {
+        self.downtime = Some(match self.downtime {
+            Some(known) => Micros(known.0 / 2 + downtime.0 / 2),
+            None => downtime,
+        });
+    }
+
+    /// A move to `host` failed before the service left: it is left alone for a while, twice as long each time in a row.
+    pub fn handle_failed(&mut self, now: Now, host: HostId) {
+        let now = now.mono;
+        let pause = match self.failures.get(&host) {
+            // A pause that ended long ago is no row.
+            Some(last) if now.since(last.until) <= last.pause => last.pause.times(2).0.min(self.config.failed_max.0),
+            _ => self.config.failed_first.0,
+        };
+        let pause = Micros(pause);
+        if self.failures.len() >= ADVERTS_MAX {
+            let first = self.failures.iter().min_by_key(|(host, failure)| (failure.until, **host));
+            if let Some(first) = first.map(|(host, _)| *host) {
+                self.failures.remove(&first);
+            }
+        }
+        self.failures.insert(host, Failure { until: now + pause, pause });
+    }
+
+    /// How much longer `host` is left alone; `None` if it is not.
+    pub(super) fn failed_for(&self, now: Instant, host: HostId) -> Option<Micros> {
+        self.failures.get(&host).map(|failure| failure.until.since(now)).filter(|rest| *rest > Micros::ZERO)
+    }
+
+    /// The downtime that a move is expected to have.
+    pub fn expected_downtime(&self) -> Micros {
+        self.downtime.unwrap_or(self.config.downtime_default)
+    }
+
+    /// When the next decision is due: a slot after the last, as soon as any client has reported.
+    pub fn due_at(&self) -> Instant {
+        if self.clients.is_empty() { Instant(u64::MAX) } else { self.decided + self.config.slot }
+    }
+
+    /// Whether a decision is due.
+    pub fn is_due(&self, now: Instant) -> bool {
+        now >= self.due_at()
+    }
+
+    /// The hosts that clients have fresh round trips to: host, mean by traffic, age of the newest measurement.
+    pub fn measured(&self, now: Instant) -> Vec<(HostId, Micros, Micros)> {
+        let mut newest: BTreeMap<HostId, Instant> = BTreeMap::new();
+        for (host, (_, measured)) in self.clients.values().flat_map(|client| &client.rtts) {
+            let known = newest.entry(*host).or_default();
+            *known = (*known).max(*measured);
+        }
+        newest
+            .into_iter()
+            .filter_map(|(host, measured)| Some((host, self.weighed(now, host).rtt?, now.since(measured))))
+            .collect()
+    }
+
+    /// Takes note of the nearest cloud, and decides. To be called when due: the dwells are as exact as that is regular.
+    pub fn decide(&mut self, now: Now, here: HostId, candidates: &[Candidate]) -> Explanation {
+        self.observe(now.mono, here, candidates);
+        self.decided = now.mono;
+        self.clients.retain(|_, client| client.is_fresh(now.mono));
+        self.explain(now, here, candidates)
+    }
+
+    fn observe(&mut self, now: Instant, here: HostId, candidates: &[Candidate]) {
+        let usable = candidates
+            .iter()
+            .filter(|candidate| candidate.permitted && !candidate.cordoned)
+            .map(|candidate| candidate.host)
+            .chain([here]);
+        let rtts: BTreeMap<HostId, Micros> =
+            usable.filter_map(|host| Some((host, self.weighed(now, host).counted()?))).collect();
+        let nearest = rtts.iter().map(|(host, rtt)| (*rtt, *host)).min().map(|(rtt, host)| (host, rtt));
+        self.dwells.observe(now, nearest, |host| rtts.get(&host).copied(), self.config.tie);
+    }
+}

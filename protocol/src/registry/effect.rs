@@ -1,0 +1,135 @@
+//! What the Registry's machine wants done, and what it tells an auditor.
+
+use super::records::StoreOp;
+use crate::{
+    ids::{Epoch, HostId, MigrationIds, ServiceId},
+    migration::messages::{NoReason, Placement, RegistryFrame},
+    trust::{Role, Signed},
+};
+
+/// What the driver has to do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Store `batch` whole, sync, then call [`handle_synced`](super::Registry::handle_synced) with `seq`. Several may be
+    /// stored by one commit, in order.
+    Persist {
+        /// The number of this batch.
+        seq: u64,
+        /// Its changes.
+        batch: Vec<StoreOp>,
+    },
+    /// Send `frame` on `to`'s stream; drop it if there is none: the peer asks again.
+    Reply {
+        /// The peer.
+        to: HostId,
+        /// What to send.
+        frame: RegistryFrame,
+    },
+    /// Something an auditor wants to know. On disk before it is let out, like every answer.
+    Event(Event),
+}
+
+/// Why a migration ended without a placement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AbortCause {
+    /// The source asked about another move.
+    Superseded,
+    /// CANCEL.
+    Cancelled,
+    /// RECLAIM.
+    Reclaimed,
+    /// The target lost its enrolment before it had the service.
+    Revoked,
+}
+
+impl AbortCause {
+    /// The word for logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Superseded => "superseded",
+            Self::Cancelled => "cancelled",
+            Self::Reclaimed => "reclaimed",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// A decision, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// An operator allowed one node to join.
+    TokenCreated {
+        /// The provider's name.
+        name: String,
+        /// The role allowed.
+        role: Role,
+    },
+    /// A host joined.
+    Enrolled {
+        /// The host.
+        host: HostId,
+        /// The provider's name.
+        name: String,
+        /// Its role.
+        role: Role,
+    },
+    /// An operator revoked a host.
+    HostRevoked {
+        /// The host.
+        host: HostId,
+    },
+    /// An operator revoked a provider.
+    CloudRevoked {
+        /// Its name.
+        name: String,
+    },
+    /// A service was registered.
+    Registered {
+        /// The service.
+        service: ServiceId,
+        /// Its name.
+        name: String,
+        /// Where it starts.
+        host: HostId,
+    },
+    /// 3, yes.
+    Allowed {
+        /// The new migration.
+        ids: MigrationIds,
+        /// Where the service is.
+        source: HostId,
+    },
+    /// 3, no.
+    Denied {
+        /// The service.
+        service: ServiceId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The host asked about.
+        host: HostId,
+        /// Why.
+        reason: NoReason,
+    },
+    /// 6, yes.
+    Pinned {
+        /// The migration.
+        ids: MigrationIds,
+    },
+    /// 11: the record moved, or was made. To be gossiped.
+    Placed {
+        /// The new placement.
+        placement: Signed<Placement>,
+    },
+    /// A migration ended without a placement.
+    Aborted {
+        /// The migration.
+        ids: MigrationIds,
+        /// Why.
+        cause: AbortCause,
+    },
+    /// 12: the source has deleted its copy.
+    Released {
+        /// The migration.
+        ids: MigrationIds,
+    },
+}

@@ -1,0 +1,181 @@
+//! The Registry's tables in memory. Every change also becomes a [`StoreOp`], so that memory and disk cannot drift apart.
+
+use std::collections::BTreeMap;
+
+use super::{
+    records::{
+        HostRecord, ManifestRecord, MigrationRecord, MigrationState, Record, RestoreError, RevokedCloud, ServiceRecord,
+        StoreOp, Table, TokenRecord,
+    },
+    stats::CloudStats,
+};
+use crate::{
+    ids::{Epoch, MigrationId, ServiceId},
+    limits::{FINISHED_MAX, REGISTERED_MAX},
+};
+
+/// The rows of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Rows<R: Record>(BTreeMap<R::Key, R>);
+
+impl<R: Record> Default for Rows<R> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<R: Record> Rows<R> {
+    pub(super) fn get(&self, key: R::Key) -> Option<&R> {
+        self.0.get(&key)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &R> {
+        self.0.values()
+    }
+}
+
+/// All tables, what is derived from them, and the changes not yet handed out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Tables {
+    pub(super) tokens: Rows<TokenRecord>,
+    pub(super) hosts: Rows<HostRecord>,
+    pub(super) revoked: Rows<RevokedCloud>,
+    pub(super) manifests: Rows<ManifestRecord>,
+    pub(super) services: Rows<ServiceRecord>,
+    pub(super) migrations: Rows<MigrationRecord>,
+    pub(super) stats: Rows<CloudStats>,
+    /// Services by name.
+    names: BTreeMap<String, ServiceId>,
+    /// Which migration ended an epoch.
+    won: BTreeMap<(ServiceId, Epoch), MigrationId>,
+    /// Finished migrations by serial: those that nobody waits for, and the won ones whose source has not sent 12.
+    settled: BTreeMap<u64, MigrationId>,
+    unreleased: BTreeMap<u64, MigrationId>,
+    next_serial: u64,
+    batch: Vec<StoreOp>,
+}
+
+macro_rules! plain_tables {
+    ($($put:ident $(/ $remove:ident)? $rows:ident: $record:ty,)*) => {
+        $(
+            pub(super) fn $put(&mut self, row: $record) {
+                self.batch.push(row.put());
+                self.$rows.0.insert(row.key(), row);
+            }
+
+            $(
+                pub(super) fn $remove(&mut self, key: <$record as Record>::Key) -> Option<$record> {
+                    self.batch.push(<$record>::remove(key));
+                    self.$rows.0.remove(&key)
+                }
+            )?
+        )*
+    };
+}
+
+impl Tables {
+    plain_tables! {
+        put_token / remove_token tokens: TokenRecord,
+        put_host hosts: HostRecord,
+        put_revoked revoked: RevokedCloud,
+        put_service services: ServiceRecord,
+        put_stats stats: CloudStats,
+    }
+
+    /// Stores a manifest under its service and its name.
+    pub(super) fn put_manifest(&mut self, row: ManifestRecord) {
+        self.batch.push(row.put());
+        self.names.insert(row.name.clone(), row.service);
+        self.manifests.0.insert(row.service, row);
+    }
+
+    /// Stores a migration, and forgets the oldest finished ones beyond the limit.
+    pub(super) fn put_migration(&mut self, row: MigrationRecord) {
+        self.batch.push(row.put());
+        self.index_migration(row);
+        let settled = self.settled.len().saturating_sub(FINISHED_MAX);
+        let unreleased = self.unreleased.len().saturating_sub(REGISTERED_MAX);
+        let forgotten: Vec<MigrationId> =
+            self.settled.values().take(settled).chain(self.unreleased.values().take(unreleased)).copied().collect();
+        for mig in forgotten {
+            self.unindex_migration(mig);
+            self.batch.push(MigrationRecord::remove(mig));
+        }
+    }
+
+    fn index_migration(&mut self, row: MigrationRecord) {
+        let mig = row.ids.mig;
+        self.unindex_migration(mig);
+        let serial = match row.state {
+            MigrationState::Live => None,
+            MigrationState::Won { serial, released, .. } => {
+                self.won.insert((row.ids.service, row.ids.epoch), mig);
+                let queue = if released.is_some() { &mut self.settled } else { &mut self.unreleased };
+                queue.insert(serial, mig);
+                Some(serial)
+            }
+            MigrationState::Aborted { serial, .. } => {
+                self.settled.insert(serial, mig);
+                Some(serial)
+            }
+        };
+        if let Some(serial) = serial {
+            self.next_serial = self.next_serial.max(serial.saturating_add(1));
+        }
+        self.migrations.0.insert(mig, row);
+    }
+
+    fn unindex_migration(&mut self, mig: MigrationId) {
+        let Some(row) = self.migrations.0.remove(&mig) else { return };
+        match row.state {
+            MigrationState::Live => {}
+            MigrationState::Won { serial, .. } => {
+                self.won.remove(&(row.ids.service, row.ids.epoch));
+                self.settled.remove(&serial);
+                self.unreleased.remove(&serial);
+            }
+            MigrationState::Aborted { serial, .. } => {
+                self.settled.remove(&serial);
+            }
+        }
+    }
+
+    /// The serial of the next migration to finish.
+    pub(super) const fn next_serial(&self) -> u64 {
+        self.next_serial
+    }
+
+    /// The service of this name.
+    pub(super) fn named(&self, name: &str) -> Option<ServiceId> {
+        self.names.get(name).copied()
+    }
+
+    /// The migration that ended this epoch of this service.
+    pub(super) fn winner(&self, service: ServiceId, epoch: Epoch) -> Option<&MigrationRecord> {
+        self.migrations.get(*self.won.get(&(service, epoch))?)
+    }
+
+    /// The changes since the last call.
+    pub(super) fn take_batch(&mut self) -> Vec<StoreOp> {
+        std::mem::take(&mut self.batch)
+    }
+
+    /// Reads one stored row back.
+    pub(super) fn load(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
+        match table {
+            Table::Tokens => self.put_token(TokenRecord::read(key, value)?),
+            Table::Hosts => self.put_host(HostRecord::read(key, value)?),
+            Table::RevokedClouds => self.put_revoked(RevokedCloud::read(key, value)?),
+            Table::Manifests => self.put_manifest(ManifestRecord::read(key, value)?),
+            Table::Services => self.put_service(ServiceRecord::read(key, value)?),
+            Table::Migrations => self.index_migration(MigrationRecord::read(key, value)?),
+            Table::Stats => self.put_stats(CloudStats::read(key, value)?),
+        }
+        self.batch.clear();
+        Ok(())
+    }
+}

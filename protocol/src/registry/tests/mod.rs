@@ -1,0 +1,7 @@
+//! The Registry against hand-made peers. [`harness`] compares the store with the memory after every single call.
+
+mod exchange;
+mod harness;
+mod membership;
+mod races;
+mod refusals;

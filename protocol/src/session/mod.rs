@@ -1,0 +1,264 @@
+//! The client table of one service: each request is executed once and always answered with the same bytes (PROTOCOL 5).
+//!
+//! [`Sessions`] is part of the service's state: it is captured after the freeze, in the last record, and goes where the
+//! service goes. What is *running* is not: a request that was admitted but not completed when the table was captured has
+//! not been executed, and its gateway sends it again. [`capture`] has the bytes.
+//!
+//! A host's path for one Call: [`Sessions::admit`] when it arrives; [`Sessions::begin`] just before the guest runs it;
+//! [`Sessions::complete`] with the response, in the same step as the guest's effects become part of the state.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::{
+    ids::{ClientId, Digest},
+    limits::{KEPT_BYTES_MAX, KEPT_RESPONSES_MAX, REQUEST_BYTES_MAX, SESSIONS_MAX},
+    reject::Reject,
+    time::Micros,
+};
+
+mod capture;
+#[cfg(test)]
+mod tests;
+
+/// Evicted clients that a table remembers. At the limit, the one evicted first is forgotten; see [`Sessions::sweep`].
+pub const TOMBSTONES_MAX: usize = 4096;
+/// Bytes of kept responses in one table, all sessions together. At the limit: busy.
+pub const TABLE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How often a host calls [`Sessions::sweep`]: a session that was not used for one to two of these is evicted.
+pub const SESSION_SWEEP: Micros = Micros::from_secs(3600);
+
+/// What to do with a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Admit {
+    /// New: execute it, then call [`Sessions::complete`].
+    Execute,
+    /// It was executed: this is the response, as it was sent then.
+    Replay(Vec<u8>),
+    /// It runs, or waits to: answer this duplicate together with the first.
+    Join,
+    /// Not admitted: the client must acknowledge responses first, then send it again.
+    Busy,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Kept {
+    hash: Digest,
+    response: Vec<u8>,
+}
+
+/// Invariants: every key of `kept` is at least `acked_below`; `kept` and `running` have no key in common;
+/// `kept_bytes` is the sum of the responses' lengths.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Session {
+    acked_below: u64,
+    kept: BTreeMap<u64, Kept>,
+    kept_bytes: usize,
+    /// Admitted, not completed; not captured.
+    running: BTreeMap<u64, Digest>,
+    /// Used since the last sweep; not captured.
+    used: bool,
+}
+
+impl Session {
+    /// Forgets the responses that the client has acknowledged; returns how many bytes that freed.
+    fn acknowledge(&mut self, below: u64) -> usize {
+        let before = self.kept_bytes;
+        self.acked_below = self.acked_below.max(below);
+        while let Some(entry) = self.kept.first_entry()
+            && *entry.key() < self.acked_below
+        {
+            self.kept_bytes -= entry.remove().response.len();
+        }
+        before - self.kept_bytes
+    }
+}
+
+/// The client table of one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Sessions {
+    open: BTreeMap<ClientId, Session>,
+    evicted: BTreeSet<ClientId>,
+    /// The members of `evicted`, first evicted first.
+    evictions: VecDeque<ClientId>,
+    /// The sum over `open`.
+    kept_bytes: usize,
+}
+
+impl Sessions {
+    /// Opens a session for `client`. Opening an open one changes nothing but that it counts as used.
+    ///
+    /// # Errors
+    /// [`Reject::Finished`] if the client's session was evicted: it must take a new incarnation, or a request of its old
+    /// one might run twice. [`Reject::Full`] at [`SESSIONS_MAX`].
+    pub fn open(&mut self, client: ClientId) -> Result<(), Reject> {
+        if let Some(session) = self.open.get_mut(&client) {
+            session.used = true;
+            return Ok(());
+        }
+        if self.evicted.contains(&client) {
+            return Err(Reject::Finished);
+        }
+        if self.open.len() >= SESSIONS_MAX {
+            return Err(Reject::Full);
+        }
+        self.open.insert(client, Session { used: true, ..Session::default() });
+        Ok(())
+    }
+
+    /// Decides what happens to request `sequence` with this hash, and forgets what `acked_below` acknowledges.
+    ///
+    /// # Errors
+    /// Nothing changed: [`Reject::NoSession`]; [`Reject::BelowAcked`] if the number is below the mark, this call's own
+    /// included; [`Reject::OtherRequest`] if the number was used for another request.
+    pub fn admit(&mut self, client: ClientId, sequence: u64, hash: Digest, acked_below: u64) -> Result<Admit, Reject> {
+        let session = self.open.get_mut(&client).ok_or(Reject::NoSession)?;
+        if sequence < session.acked_below.max(acked_below) {
+            return Err(Reject::BelowAcked);
+        }
+        let known = session.kept.get(&sequence).map(|kept| kept.hash);
+        if known.or(session.running.get(&sequence).copied()).is_some_and(|known| known != hash) {
+            return Err(Reject::OtherRequest);
+        }
+        session.used = true;
+        self.kept_bytes -= session.acknowledge(acked_below);
+        if let Some(kept) = session.kept.get(&sequence) {
+            return Ok(Admit::Replay(kept.response.clone()));
+        }
+        if session.running.contains_key(&sequence) {
+            return Ok(Admit::Join);
+        }
+        let full = session.kept.len() + session.running.len() >= KEPT_RESPONSES_MAX
+            || session.kept_bytes >= KEPT_BYTES_MAX
+            || self.kept_bytes >= TABLE_BYTES_MAX;
+        if full {
+            return Ok(Admit::Busy);
+        }
+        session.running.insert(sequence, hash);
+        Ok(Admit::Execute)
+    }
+
+    /// Asks, just before the guest runs an admitted request, whether there is room for its response. So no matter how many
+    /// requests wait, the caps are exceeded by one response at most.
+    ///
+    /// # Errors
+    /// [`Reject::Full`]: the request must not run, it is no longer admitted, and its gateway is told so.
+    /// [`Reject::UnexpectedMessage`] if it was not admitted.
+    pub fn begin(&mut self, client: ClientId, sequence: u64) -> Result<(), Reject> {
+        let session = self.open.get_mut(&client).ok_or(Reject::UnexpectedMessage)?;
+        if !session.running.contains_key(&sequence) {
+            return Err(Reject::UnexpectedMessage);
+        }
+        if session.kept_bytes >= KEPT_BYTES_MAX || self.kept_bytes >= TABLE_BYTES_MAX {
+            session.running.remove(&sequence);
+            return Err(Reject::Full);
+        }
+        Ok(())
+    }
+
+    /// Keeps the response of an executed request, unless the client acknowledged (gave up) its number meanwhile.
+    ///
+    /// # Errors
+    /// Nothing changed: [`Reject::UnexpectedMessage`] if it was not admitted; [`Reject::FrameTooLarge`] beyond
+    /// [`REQUEST_BYTES_MAX`]: the host turns such a response into an error response first.
+    pub fn complete(&mut self, client: ClientId, sequence: u64, response: Vec<u8>) -> Result<(), Reject> {
+        if response.len() > REQUEST_BYTES_MAX {
+            return Err(Reject::FrameTooLarge);
+        }
+        let session = self.open.get_mut(&client).ok_or(Reject::UnexpectedMessage)?;
+        let hash = session.running.remove(&sequence).ok_or(Reject::UnexpectedMessage)?;
+        if sequence >= session.acked_below {
+            session.kept_bytes += response.len();
+            self.kept_bytes += response.len();
+            session.kept.insert(sequence, Kept { hash, response });
+        }
+        Ok(())
+    }
+
+    /// Un-admits one request that did not run.
+    pub fn forget(&mut self, client: ClientId, sequence: u64) {
+        if let Some(session) = self.open.get_mut(&client) {
+            session.running.remove(&sequence);
+        }
+    }
+
+    /// Un-admits every request that did not run: on a freeze that will not thaw, or when a restart lost the queue. Their
+    /// gateways send them again.
+    pub fn forget_running(&mut self) {
+        for session in self.open.values_mut() {
+            session.running.clear();
+        }
+    }
+
+    /// Marks a session as used: its gateway is there, though it sends no requests.
+    pub fn touch(&mut self, client: ClientId) {
+        if let Some(session) = self.open.get_mut(&client) {
+            session.used = true;
+        }
+    }
+
+    /// Evicts the sessions that were not used since the last sweep and run nothing; returns them. Each leaves a tombstone.
+    /// When tombstones run out, the oldest is at least one [`SESSION_SWEEP`] old, far beyond
+    /// [`REQUEST_TIMEOUT`](crate::limits::REQUEST_TIMEOUT), after which no gateway sends a request again.
+    pub fn sweep(&mut self) -> Vec<ClientId> {
+        let idle: Vec<ClientId> = self
+            .open
+            .iter()
+            .filter(|(_, session)| !session.used && session.running.is_empty())
+            .map(|(client, _)| *client)
+            .collect();
+        for client in &idle {
+            self.evict(*client);
+        }
+        for session in self.open.values_mut() {
+            session.used = false;
+        }
+        idle
+    }
+
+    fn evict(&mut self, client: ClientId) {
+        let Some(session) = self.open.remove(&client) else { return };
+        self.kept_bytes -= session.kept_bytes;
+        self.bury(client);
+    }
+
+    fn bury(&mut self, client: ClientId) {
+        while self.evictions.len() >= TOMBSTONES_MAX {
+            if let Some(oldest) = self.evictions.pop_front() {
+                self.evicted.remove(&oldest);
+            }
+        }
+        if self.evicted.insert(client) {
+            self.evictions.push_back(client);
+        }
+    }
+
+    /// Whether `client` has a session.
+    pub fn is_open(&self, client: ClientId) -> bool {
+        self.open.contains_key(&client)
+    }
+
+    /// Who has a session.
+    pub fn clients(&self) -> BTreeSet<ClientId> {
+        self.open.keys().copied().collect()
+    }
+
+    /// Open sessions.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether no session is open.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Requests admitted and not completed.
+    pub fn running(&self) -> usize {
+        self.open.values().map(|session| session.running.len()).sum()
+    }
+
+    /// Bytes of kept responses.
+    pub const fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+}

@@ -1,0 +1,113 @@
+//! The codec: bincode 2.0.1 with fixed-width little-endian integers, behind this one module so that it can be replaced.
+//!
+//! Its rules (PROTOCOL 2): a size limit per type, checked before decoding; leftover bytes rejected; no zero-sized list
+//! elements; a decoded value must re-encode to the same bytes. The bytes are pinned by `tests/vectors.rs`.
+//!
+//! A frame's content is `version: u8 ‖ kind: u8 ‖ body`; `wayfare-net` puts its length in front.
+
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::reject::Reject;
+
+/// The version of every frame and every signature.
+pub const VERSION: u8 = 1;
+
+/// Caps what a length prefix can make the decoder claim; each type's own limit is checked first.
+const DECODE_LIMIT: usize = 128 * 1024 * 1024;
+const CONFIG: Configuration<LittleEndian, Fixint, Limit<DECODE_LIMIT>> =
+    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<DECODE_LIMIT>();
+
+/// A type with a wire form.
+pub trait Wire: Serialize + DeserializeOwned {
+    /// Longest encoding in bytes.
+    const LIMIT: usize = crate::limits::FRAME_BYTES_MAX;
+}
+
+/// The canonical bytes of `value`.
+///
+/// # Panics
+/// Never for the types of this crate: all are finite trees of integers, byte strings and lists.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    bincode::serde::encode_to_vec(value, CONFIG.with_no_limit()).expect("wire types hold only encodable values")
+}
+
+/// Reads a `T` back.
+///
+/// # Errors
+/// [`Reject::FrameTooLarge`] beyond `T::LIMIT`; [`Reject::Malformed`] if the bytes are no canonical encoding.
+pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, Reject> {
+    if bytes.len() > T::LIMIT {
+        return Err(Reject::FrameTooLarge);
+    }
+    let (value, used): (T, usize) = bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|_| Reject::Malformed)?;
+    if used != bytes.len() || encode(&value) != bytes {
+        return Err(Reject::Malformed);
+    }
+    Ok(value)
+}
+
+/// The content of a frame on one of the streams: an enum over the messages that may be sent there.
+pub trait Frame: Sized {
+    /// Longest content of any frame of this stream, in bytes.
+    const BYTES_MAX: usize;
+
+    /// `version ‖ kind ‖ body`.
+    fn to_bytes(&self) -> Vec<u8>;
+
+    /// Reads a frame's content.
+    ///
+    /// # Errors
+    /// [`Reject::WrongVersion`], [`Reject::UnknownMessage`], [`Reject::FrameTooLarge`] or [`Reject::Malformed`].
+    fn from_bytes(bytes: &[u8]) -> Result<Self, Reject>;
+
+    /// The message's name, for logs.
+    fn name(&self) -> &'static str;
+}
+
+/// Defines a stream's frames: kind number, variant, body type.
+macro_rules! frames {
+    ($(#[$doc:meta])* $name:ident, max $max:expr, { $($(#[$vdoc:meta])* $kind:literal $variant:ident($body:ty),)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant($body),)*
+        }
+
+        impl $crate::wire::Frame for $name {
+            const BYTES_MAX: usize = $max;
+
+            fn to_bytes(&self) -> Vec<u8> {
+                let (kind, mut body): (u8, Vec<u8>) = match self {
+                    $(Self::$variant(body) => ($kind, $crate::wire::encode(body)),)*
+                };
+                let mut bytes = Vec::with_capacity(body.len() + 2);
+                bytes.extend_from_slice(&[$crate::wire::VERSION, kind]);
+                bytes.append(&mut body);
+                bytes
+            }
+
+            fn from_bytes(bytes: &[u8]) -> Result<Self, $crate::reject::Reject> {
+                use $crate::reject::Reject;
+                if bytes.len() > Self::BYTES_MAX {
+                    return Err(Reject::FrameTooLarge);
+                }
+                match bytes {
+                    [$crate::wire::VERSION, kind, body @ ..] => match kind {
+                        $($kind => Ok(Self::$variant($crate::wire::decode(body)?)),)*
+                        _ => Err(Reject::UnknownMessage),
+                    },
+                    [] | [$crate::wire::VERSION] => Err(Reject::Malformed),
+                    _ => Err(Reject::WrongVersion),
+                }
+            }
+
+            fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => stringify!($variant),)*
+                }
+            }
+        }
+    };
+}
+pub(crate) use frames;

@@ -1,0 +1,530 @@
+//! A whole move in memory: one Registry, a home, two clouds and a gateway, all production machines, with instant links
+//! and a journal that syncs at once. The "guest" counts its calls, so that executing twice or losing state shows.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rand_core::{TryRng, utils};
+use wayfare_protocol::{
+    advert::Gossip,
+    gateway::{self, Gateway, GatewayConfig, Ticket},
+    host::{CaptureJob, Effect, Host, HostConfig, Identity, ReceiveJob, hosted::Stay},
+    ids::{Digest, HostId, MigrationId, OwnerKey, ServiceId},
+    manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
+    migration::{messages::*, trace::Ending},
+    placement::{PlacementConfig, Policy},
+    registry::{self, Registry, RegistryConfig},
+    reject::Strict,
+    suite::{Dalek, Secret, Suite, fresh_secret},
+    time::{Instant, Micros, Now, Timestamp},
+    transfer::{Opener, RecordKind, SealedRecord, Sealer, state_digest},
+    trust::{Receiver, Role, Signed, TrustBundle},
+    wire::Frame,
+};
+
+/// A repeatable source of bytes.
+struct Seeded(u64);
+
+impl TryRng for Seeded {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        Ok(self.try_next_u64()? as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Ok(z ^ (z >> 31))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
+        utils::fill_bytes_via_next_word(bytes, || self.try_next_u64())
+    }
+}
+
+const CAPACITY: Resources =
+    Resources { cpu_millicores: 4000, memory_bytes: 1 << 30, storage_bytes: 1 << 30, bandwidth_bps: 1 << 30 };
+const CODE: Digest = Digest([7; 32]);
+
+/// The guest's state.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Counter(u64);
+
+impl Counter {
+    fn call(&mut self) -> Vec<u8> {
+        self.0 += 1;
+        format!("HTTP/1.1 200 OK\r\n\r\n{}", self.0).into_bytes()
+    }
+
+    fn digest(self, salt: &Digest) -> Digest {
+        wayfare_protocol::suite::digest("guest", &[&salt.0, &self.0.to_le_bytes()])
+    }
+}
+
+enum Message {
+    Registry { from: HostId, to: HostId, frame: RegistryFrame },
+    Migrate { from: HostId, to: HostId, frame: MigrateFrame },
+    Client { from: HostId, to: HostId, bytes: Vec<u8> },
+    State { mig: MigrationId, to: HostId, records: Vec<SealedRecord> },
+    Gossip { bytes: Vec<u8> },
+}
+
+struct Node {
+    host: Host,
+    running: BTreeMap<Stay, Counter>,
+    landing: BTreeMap<MigrationId, (ReceiveJob, Option<Counter>)>,
+}
+
+struct World {
+    now: Now,
+    rng: Seeded,
+    registry: Registry<Dalek, Strict>,
+    nodes: BTreeMap<HostId, Node>,
+    gateway: Gateway<Dalek, Strict>,
+    gateway_id: HostId,
+    wires: VecDeque<Message>,
+    answers: BTreeMap<Ticket, String>,
+    /// Drops what it says yes to.
+    loses: Box<dyn Fn(&Message) -> bool>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut rng = Seeded(1);
+        let now = Now { mono: Instant(1_000_000), wall: Timestamp(1_800_000_000_000_000) };
+        let mut registry = Registry::new(RegistryConfig::new::<Dalek>(fresh_secret(&mut rng), vec!["/r".to_owned()]));
+        let bundle = TrustBundle::new(vec![registry.anchor()]);
+        let mut enrol = |rng: &mut Seeded, name: &str, role: Role| {
+            let secret = fresh_secret(rng);
+            let me = HostId(Dalek::public_key(&secret));
+            let token = registry.create_join_token(now, rng, name, role, Micros::from_secs(60)).expect("there is room");
+            let enrol = Enrol {
+                host: me,
+                role,
+                region: "lab".to_owned(),
+                token: token.secret.hash(),
+                nonce: wayfare_protocol::ids::Nonce([0; 16]),
+            };
+            let signed = Signed::sign::<Dalek>(&secret, registry.id(), Receiver::Registry(registry.id()), &enrol);
+            registry.handle_frame(now, rng, me, &RegistryFrame::Enrol(signed).to_bytes()).expect("an honest enrolment");
+            let mut certificate = None;
+            while let Some(effect) = registry.poll_effect() {
+                match effect {
+                    registry::Effect::Persist { seq, .. } => registry.handle_synced(seq),
+                    registry::Effect::Reply { frame: RegistryFrame::Enrolled(enrolled), .. } => {
+                        certificate = Some(enrolled.certificate);
+                    }
+                    _ => {}
+                }
+            }
+            (secret, me, certificate.expect("enrolled"))
+        };
+        let mut nodes = BTreeMap::new();
+        for (name, role) in [("home", Role::Home), ("alpha", Role::Cloud), ("beta", Role::Cloud)] {
+            let (secret, me, certificate) = enrol(&mut rng, name, role);
+            let (id, certificate) =
+                bundle.verify_certificate::<Dalek, Strict>(&certificate, me, &[role], now.wall).expect("genuine");
+            let identity = Identity { secret, registry: id, certificate };
+            let placement = PlacementConfig { policy: Policy::Never, ..PlacementConfig::default() };
+            let config = HostConfig { capacity: CAPACITY, price_micros: 0, placement };
+            let mut host = Host::new(identity, config, bundle.clone(), 0);
+            host.set_addresses(vec![format!("/{name}")]);
+            nodes.insert(me, Node { host, running: BTreeMap::new(), landing: BTreeMap::new() });
+        }
+        let (_, gateway_id, certificate) = enrol(&mut rng, "user", Role::Gateway);
+        let config = GatewayConfig::new(gateway_id, certificate, bundle, registry.id());
+        let gateway = Gateway::new(config, &[], 0, &mut rng);
+        let loses = Box::new(|_: &Message| false);
+        let (wires, answers) = (VecDeque::new(), BTreeMap::new());
+        Self { now, rng, registry, nodes, gateway, gateway_id, wires, answers, loses }
+    }
+
+    fn named(&self, name: &str) -> HostId {
+        let is = |node: &&Node| node.host.host_name(self.now, node.host.me()) == name;
+        self.nodes.values().find(is).expect("a node of this name").host.me()
+    }
+
+    fn node(&mut self, host: HostId) -> &mut Node {
+        self.nodes.get_mut(&host).expect("a node")
+    }
+
+    /// Lets time pass in steps, and everything happen that it leads to.
+    fn pass(&mut self, length: Micros) {
+        let step = Micros::from_millis(100);
+        for _ in 0..(length.0 / step.0).max(1) {
+            self.now.mono = self.now.mono + step;
+            self.now.wall = self.now.wall + step;
+            for node in self.nodes.values_mut() {
+                if node.host.poll_timeout() <= self.now.mono {
+                    node.host.handle_timeout(self.now, &mut self.rng);
+                }
+            }
+            if self.gateway.poll_timeout().is_some_and(|at| at <= self.now.mono) {
+                self.gateway.handle_timeout(self.now);
+            }
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        loop {
+            self.drain();
+            let Some(message) = self.wires.pop_front() else { return };
+            if !(self.loses)(&message) {
+                self.deliver(message);
+            }
+        }
+    }
+
+    fn deliver(&mut self, message: Message) {
+        let (now, registry) = (self.now, self.registry.host());
+        match message {
+            Message::Registry { from, to, frame } if to == registry => {
+                let result = self.registry.handle_frame(now, &mut self.rng, from, &frame.to_bytes());
+                assert_eq!(result, Ok(()), "{frame:?}");
+            }
+            Message::Registry { to, frame, .. } if to == self.gateway_id => {
+                let RegistryFrame::Found(found) = frame else { panic!("unexpected {frame:?}") };
+                let id = self.registry.id();
+                self.gateway.handle_found(now, id, &found).expect("an honest answer");
+            }
+            Message::Registry { to, frame, .. } => {
+                let id = self.registry.id();
+                let node = self.nodes.get_mut(&to).expect("a node");
+                let result = node.host.handle_registry_frame(now, id, &frame.to_bytes(), &mut self.rng);
+                assert_eq!(result, Ok(()), "{frame:?}");
+            }
+            Message::Migrate { from, to, frame } => {
+                let node = self.nodes.get_mut(&to).expect("a node");
+                let result = node.host.handle_migrate_frame(now, from, &frame.to_bytes(), &mut self.rng);
+                assert_eq!(result, Ok(()), "{frame:?}");
+            }
+            Message::Client { to, from, bytes } if to == self.gateway_id => {
+                self.gateway.handle_frame(now, from, &bytes).expect("an honest host");
+            }
+            Message::Client { to, from, bytes } => {
+                self.node(to).host.handle_client_frame(now, from, &bytes).expect("an honest gateway");
+            }
+            Message::State { mig, to, records } => self.land(mig, to, &records),
+            Message::Gossip { bytes } => {
+                for node in self.nodes.values_mut() {
+                    node.host.handle_gossip(now, &bytes).expect("honest gossip");
+                }
+                match Gossip::from_bytes(&bytes).expect("gossip") {
+                    Gossip::Advert(advert) => {
+                        self.gateway.handle_gossip_advert(now, &advert).expect("honest");
+                    }
+                    Gossip::Placement(placement) => {
+                        let _ = self.gateway.handle_gossip_placement(now, &placement);
+                    }
+                }
+            }
+        }
+    }
+
+    fn land(&mut self, mig: MigrationId, to: HostId, records: &[SealedRecord]) {
+        let now = self.now;
+        let node = self.node(to);
+        let (job, landed) = node.landing.get_mut(&mig).expect("expected records");
+        let mut opener = Opener::new(job.key.clone(), job.transcript);
+        let (mut counter, mut sessions) = (Counter(0), Vec::new());
+        for record in records {
+            let plaintext = opener.open::<Dalek>(record).expect("honest records");
+            match record.kind {
+                RecordKind::Page => counter = Counter(u64::from_le_bytes(plaintext.try_into().expect("8 bytes"))),
+                RecordKind::Sessions => sessions = plaintext,
+                _ => {}
+            }
+        }
+        let salt = opener.salt();
+        *landed = Some(counter);
+        let state = state_digest(&salt, &CODE, &counter.digest(&salt), &sessions);
+        node.host.handle_received(now, mig, state, 8, sessions);
+    }
+
+    fn drain(&mut self) {
+        let now = self.now;
+        let registry = self.registry.host();
+        while let Some(effect) = self.registry.poll_effect() {
+            match effect {
+                registry::Effect::Persist { seq, .. } => self.registry.handle_synced(seq),
+                registry::Effect::Reply { to, frame } => {
+                    self.wires.push_back(Message::Registry { from: registry, to, frame });
+                }
+                registry::Effect::Event(_) => {}
+            }
+        }
+        let hosts: Vec<HostId> = self.nodes.keys().copied().collect();
+        for from in hosts {
+            while let Some(effect) = self.node(from).host.poll_effect() {
+                self.execute(from, effect);
+            }
+        }
+        while let Some(effect) = self.gateway.poll_effect() {
+            let from = self.gateway_id;
+            match effect {
+                gateway::Effect::Persist { seq, .. } => self.gateway.handle_synced(now, seq),
+                gateway::Effect::Connect { host, .. } => self.gateway.handle_connected(now, host),
+                gateway::Effect::Disconnect { host } => self.node(host).host.handle_gateway_lost(from),
+                gateway::Effect::Send { host, frame } => {
+                    self.wires.push_back(Message::Client { from, to: host, bytes: frame.to_bytes() });
+                }
+                gateway::Effect::Lookup { lookup, .. } => {
+                    let frame = RegistryFrame::Lookup(lookup);
+                    self.wires.push_back(Message::Registry { from, to: registry, frame });
+                }
+                gateway::Effect::Answer { ticket, response } => {
+                    let text = String::from_utf8(response).expect("text");
+                    let body = text.rsplit("\r\n\r\n").next().unwrap_or_default().to_owned();
+                    assert_eq!(self.answers.insert(ticket, body), None, "answered twice");
+                }
+                gateway::Effect::Fail { ticket, reason } => {
+                    self.answers.insert(ticket, format!("failed: {reason}"));
+                }
+            }
+        }
+    }
+
+    fn execute(&mut self, from: HostId, effect: Effect) {
+        let (now, registry) = (self.now, self.registry.host());
+        match effect {
+            Effect::Persist { seq, .. } => self.node(from).host.handle_synced(seq),
+            Effect::ToRegistry(_, frame) => self.wires.push_back(Message::Registry { from, to: registry, frame }),
+            Effect::ToPeer { host, frame, .. } => self.wires.push_back(Message::Migrate { from, to: host, frame }),
+            Effect::ToGateway(to, frame) => {
+                self.wires.push_back(Message::Client { from, to, bytes: frame.to_bytes() });
+            }
+            Effect::Gossip(gossip) => self.wires.push_back(Message::Gossip { bytes: gossip.to_bytes() }),
+            Effect::Start { service, epoch, .. } => {
+                let node = self.node(from);
+                node.running.insert((service, epoch), Counter(0));
+                node.host.handle_started(now, (service, epoch), Ok(()));
+            }
+            Effect::Execute { service, epoch, client, sequence, .. } => {
+                let node = self.node(from);
+                let response = node.running.get_mut(&(service, epoch)).expect("it runs here").call();
+                node.host.handle_executed(now, (service, epoch), client, sequence, response);
+            }
+            Effect::Capture(job) => self.capture(from, &job),
+            Effect::Resume { service, epoch } => {
+                self.node(from).host.handle_started(now, (service, epoch), Ok(()));
+            }
+            Effect::Receive(job) => {
+                self.node(from).landing.insert(job.ids.mig, (job, None));
+            }
+            Effect::Activate { mig, service, epoch } => {
+                let node = self.node(from);
+                let (_, counter) = node.landing.remove(&mig).expect("it was received");
+                node.running.insert((service, epoch), counter.expect("it was received whole"));
+                node.host.handle_started(now, (service, epoch), Ok(()));
+            }
+            Effect::DiscardInstance { service, epoch } => {
+                self.node(from).running.remove(&(service, epoch)).expect("it was here");
+            }
+            Effect::DiscardIncoming { mig } => {
+                self.node(from).landing.remove(&mig);
+            }
+            Effect::Event(_) => {}
+        }
+    }
+
+    fn capture(&mut self, from: HostId, job: &CaptureJob) {
+        let counter = self.node(from).running[&(job.ids.service, job.ids.epoch)];
+        let mut sealer = Sealer::new(job.key.clone(), job.transcript);
+        let salt = sealer.salt();
+        let records = [
+            sealer.seal::<Dalek>(RecordKind::Page, &counter.0.to_le_bytes()),
+            sealer.seal::<Dalek>(RecordKind::Sessions, &job.sessions),
+            sealer.seal::<Dalek>(RecordKind::End, &[]),
+        ];
+        let records = records.map(|record| record.expect("short")).to_vec();
+        let state = state_digest(&salt, &job.code, &counter.digest(&salt), &job.sessions);
+        let (now, mig) = (self.now, job.ids.mig);
+        self.wires.push_back(Message::State { mig, to: job.ids.host, records });
+        let node = self.nodes.get_mut(&from).expect("a node");
+        node.host.handle_captured(now, mig, Ok((state, 8)), &mut self.rng);
+    }
+
+    fn deploy(&mut self) -> ServiceId {
+        let owner = Secret::new([9; 32]);
+        let key = OwnerKey(Dalek::public_key(&owner));
+        let registry = self.registry.id();
+        let service = service_id(registry, key, "counter");
+        let manifest = Manifest {
+            service,
+            name: "counter".to_owned(),
+            owner: key,
+            version: 1,
+            code: CODE,
+            tos: ServiceType::Request,
+            required: Resources { cpu_millicores: 100, memory_bytes: 1 << 20, storage_bytes: 0, bandwidth_bps: 0 },
+            max_rtt: Micros::ZERO,
+            baseline: None,
+            allowed_clouds: vec![],
+            allowed_regions: vec![],
+            allowed_domains: vec![],
+            durability: Durability::Memory,
+            token_policy: TokenPolicy::Refuse,
+        };
+        let signed = Signed::sign::<Dalek>(&owner, registry, Receiver::Anyone, &manifest);
+        let (now, home) = (self.now, self.named("home"));
+        let node = self.nodes.get_mut(&home).expect("home");
+        node.host.handle_module(CODE);
+        node.host.deploy(now, &signed, &mut self.rng).expect("deployable");
+        self.gateway.add_service(now, &Lookup::Name("counter".to_owned())).expect("there is room");
+        self.pass(Micros::from_secs(1));
+        service
+    }
+
+    fn ask(&mut self) -> Ticket {
+        let lookup = Lookup::Name("counter".to_owned());
+        let request = b"POST /count HTTP/1.1\r\n\r\n".to_vec();
+        self.gateway.handle_request(self.now, &lookup, request).expect("there is room")
+    }
+
+    fn count(&mut self) -> String {
+        let ticket = self.ask();
+        self.pass(Micros::from_millis(100));
+        self.answers.get(&ticket).cloned().unwrap_or_else(|| "no answer".to_owned())
+    }
+
+    fn begin_move(&mut self, service: ServiceId, from: HostId, to: HostId) {
+        let now = self.now;
+        let node = self.nodes.get_mut(&from).expect("a node");
+        node.host.begin_move(now, service, to, "asked", &mut self.rng).expect("a move can begin");
+    }
+
+    /// Where instances exist: at most one may be served, ever.
+    fn instances(&self) -> Vec<HostId> {
+        self.nodes.iter().flat_map(|(host, node)| node.running.keys().map(|_| *host)).collect()
+    }
+}
+
+#[test]
+fn a_service_moves_with_its_state_and_no_request_fails() {
+    let mut world = World::new();
+    let service = world.deploy();
+    let (home, alpha, beta) = (world.named("home"), world.named("alpha"), world.named("beta"));
+    assert_eq!(world.count(), "1");
+    for (from, to, expected) in [(home, alpha, "2"), (alpha, beta, "3"), (beta, alpha, "4")] {
+        world.begin_move(service, from, to);
+        world.pass(Micros::from_millis(100));
+        assert_eq!(world.instances(), [to]);
+        assert_eq!(world.count(), expected);
+        let last = world.nodes[&from].host.history().last().expect("a trace");
+        assert_eq!(last.ending, Ending::Moved);
+        let mut steps: Vec<u8> = last.steps.iter().map(|(step, _)| *step).collect();
+        let target = world.nodes[&to].host.history().find(|trace| trace.mig == last.mig).expect("the other side");
+        steps.extend(target.steps.iter().map(|(step, _)| *step));
+        steps.sort_unstable();
+        steps.dedup();
+        assert_eq!(steps, (1..=12).collect::<Vec<u8>>());
+    }
+    let placement = world.registry.placement(service).expect("registered");
+    assert_eq!((placement.host, placement.epoch.era), (alpha, 4));
+}
+
+#[test]
+fn requests_that_meet_a_frozen_service_are_answered_after_the_move() {
+    let mut world = World::new();
+    let service = world.deploy();
+    let (home, alpha) = (world.named("home"), world.named("alpha"));
+    // 10 is lost, so that the service stays frozen for a while.
+    world.loses = Box::new(|message| matches!(message, Message::Registry { frame: RegistryFrame::Complete(_), .. }));
+    world.begin_move(service, home, alpha);
+    world.pass(Micros::from_millis(100));
+    let tickets = [world.ask(), world.ask()];
+    world.pass(Micros::from_millis(100));
+    assert!(world.answers.is_empty());
+    world.loses = Box::new(|_| false);
+    world.pass(Micros::from_secs(2));
+    assert_eq!(tickets.map(|ticket| world.answers[&ticket].clone()), ["1", "2"]);
+    assert_eq!(world.instances(), [alpha]);
+}
+
+#[test]
+fn a_target_that_is_lost_after_consent_gives_the_service_back() {
+    let mut world = World::new();
+    let service = world.deploy();
+    let (home, alpha) = (world.named("home"), world.named("alpha"));
+    assert_eq!(world.count(), "1");
+    let lost = alpha;
+    world.loses = Box::new(move |message| match message {
+        Message::Migrate { to, frame: MigrateFrame::Transfer(_), .. } => *to == lost,
+        Message::Migrate { frame: MigrateFrame::Refused(_), .. } => true,
+        _ => false,
+    });
+    world.begin_move(service, home, alpha);
+    world.pass(Micros::from_millis(100));
+    let ticket = world.ask();
+    world.pass(Micros::from_secs(1));
+    assert!(!world.answers.contains_key(&ticket), "frozen: only the registry decides");
+    world.pass(Micros::from_secs(8));
+    assert_eq!(world.answers.get(&ticket).map(String::as_str), Some("2"));
+    assert_eq!(world.instances(), [home]);
+    assert_eq!(world.registry.placement(service).expect("registered").host, home);
+    // Later, honest: it moves.
+    world.loses = Box::new(|_| false);
+    world.pass(Micros::from_secs(15));
+    world.begin_move(service, home, alpha);
+    world.pass(Micros::from_millis(100));
+    assert_eq!(world.count(), "3");
+    assert_eq!(world.instances(), [alpha]);
+}
+
+#[test]
+fn whatever_single_message_is_lost_nothing_is_lost_or_run_twice() {
+    // One run for each message of the handshake, which is lost the first time it is sent.
+    let names = [
+        "VerifyCloud",
+        "YesCloud",
+        "Request",
+        "VerifyService",
+        "YesService",
+        "Response",
+        "Transfer",
+        "TransferAck",
+        "Complete",
+        "Placement",
+        "Released",
+    ];
+    for lost in names {
+        let mut world = World::new();
+        let service = world.deploy();
+        let (home, alpha) = (world.named("home"), world.named("alpha"));
+        assert_eq!(world.count(), "1");
+        let once = std::cell::Cell::new(false);
+        world.loses = Box::new(move |message| {
+            let name = match message {
+                Message::Registry { frame, .. } => frame.name(),
+                Message::Migrate { frame, .. } => frame.name(),
+                Message::Client { .. } | Message::State { .. } | Message::Gossip { .. } => return false,
+            };
+            name == lost && !once.replace(true)
+        });
+        world.begin_move(service, home, alpha);
+        let ticket = world.ask();
+        world.pass(Micros::from_secs(25));
+        assert_eq!(world.answers.get(&ticket).map(String::as_str), Some("2"), "{lost} lost");
+        assert_eq!(world.count(), "3", "{lost} lost");
+        let record = world.registry.placement(service).expect("registered").host;
+        assert_eq!(world.instances(), [record], "{lost} lost");
+    }
+}
+
+#[test]
+fn without_the_registry_a_service_stops_when_its_lease_ends() {
+    let mut world = World::new();
+    world.deploy();
+    assert_eq!(world.count(), "1");
+    world.loses = Box::new(|message| matches!(message, Message::Registry { .. }));
+    world.pass(Micros::from_secs(15));
+    assert_eq!(world.count(), "2", "a running service goes on");
+    world.pass(Micros::from_secs(20));
+    assert_eq!(world.count(), "no answer", "its lease has ended");
+    world.loses = Box::new(|_| false);
+    world.pass(Micros::from_secs(20));
+    assert_eq!(world.count(), "4", "it goes on where it was, the held request first");
+}

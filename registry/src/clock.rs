@@ -1,0 +1,18 @@
+//! Time and randomness for the machine: read here, passed on as data.
+
+use rustix::time::{ClockId, clock_gettime};
+use wayfare_protocol::time::{Instant, Now, Timestamp};
+
+/// Both clocks, now. The monotonic one runs in suspend, so a lease ends on a sleeping machine too.
+pub(crate) fn now() -> Now {
+    let micros = |clock| {
+        let time = clock_gettime(clock);
+        u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000
+    };
+    Now { mono: Instant(micros(ClockId::Boottime)), wall: Timestamp(micros(ClockId::Realtime)) }
+}
+
+/// The operating system's random numbers. Panics if the system has none, which Linux rules out after boot.
+pub(crate) fn entropy() -> rand_core::UnwrapErr<getrandom::SysRng> {
+    rand_core::UnwrapErr(getrandom::SysRng)
+}
