@@ -1,2 +1,31 @@
-//! Wayfare.
+//! Wayfare's nodes: clouds and homes, which run services and move them, and gateways, through which clients reach them.
+//!
+//! [`node`] puts a node together from [`config`] and [`state`], a [`host`] or a [`gateway`], and the control [`api`]; start
+//! reading there. [`runtime`] runs services, [`journal`] keeps what was promised. [`run`] is the `wayfare` binary, whose
+//! commands are in `cli`.
+
+use std::process::ExitCode;
+
+pub mod api;
+mod cli;
+pub mod clock;
+pub mod config;
+pub mod enrol;
+pub mod gateway;
+pub mod host;
+pub mod journal;
+mod logging;
+mod mesh;
+pub mod node;
 pub mod runtime;
+pub mod shutdown;
+pub mod state;
+mod words;
+
+/// The `wayfare` binary: reads the arguments of the process and does what they say.
+///
+/// Exit codes: 0 on success; 2 if the command line, a file of the node, a port or a join token must be changed first; 1 for
+/// any other failure.
+pub fn run() -> ExitCode {
+    cli::run(std::env::args_os())
+}

@@ -9,13 +9,13 @@ use std::{
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
+use wayfare_protocol::suite::Suite as _;
 use wayfare_protocol::{
     limits::{ADDRESSES_MAX, TEXT_BYTES_MAX},
     suite::{Dalek, Secret, fresh_secret},
     time::Micros,
     trust::{Anchor, certificate::registry_id},
 };
-use wayfare_protocol::suite::Suite as _;
 
 use crate::clock;
 
@@ -128,15 +128,14 @@ const fn default_certificate_days() -> u32 {
     365
 }
 
-/// The trust bundle file: what a node needs in order to trust this Registry. Public.
+/// The trust bundle file, public: what a node needs in order to trust this Registry, as the node's own `trust.json`.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct TrustFile {
-    anchor: Vec<TrustEntry>,
+    registries: Vec<TrustEntry>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct TrustEntry {
-    name: String,
     id: String,
     key: String,
     addresses: Vec<String>,
@@ -169,7 +168,7 @@ impl StateDir {
 
     /// The trust bundle, for nodes.
     pub fn trust(&self) -> PathBuf {
-        self.0.join("trust.toml")
+        self.0.join("trust.json")
     }
 
     /// The records.
@@ -201,7 +200,7 @@ impl StateDir {
         let key = Dalek::public_key(&secret);
         let addresses = if known { vec![listen.to_owned()] } else { Vec::new() };
         let anchor = Anchor { id: registry_id(&key), key, addresses };
-        write_trust(&self.trust(), name, &anchor)?;
+        write_trust(&self.trust(), &anchor)?;
         Ok(anchor)
     }
 
@@ -301,11 +300,11 @@ fn config_text(name: &str, listen: &str) -> String {
 # What people call this registry.
 name = {name}
 
-# Where it listens: multiaddrs such as /ip4/0.0.0.0/tcp/7400 (all interfaces) or /ip6/::1/tcp/7400.
+# Where it listens: multiaddrs such as /ip4/0.0.0.0/tcp/4730 (all interfaces) or /ip6/::1/tcp/4730.
 listen = [{listen}]
 
 # Where nodes reach it, if that differs from where it listens (behind a router, or by name:
-# /dns/registry.example.org/tcp/7400). Goes into join tokens and trust.toml.
+# /dns/registry.example.org/tcp/4730). Goes into join tokens and trust.json.
 announce = []
 
 # How many days a node's certificate holds. To renew one, enrol the node with a new join token.
@@ -327,20 +326,16 @@ fn write_new(path: &Path, mode: u32, text: &str) -> Result<(), ConfigError> {
 }
 
 /// Writes the trust bundle: all at once, so that nobody reads half of it.
-pub(crate) fn write_trust(path: &Path, name: &str, anchor: &Anchor) -> Result<(), ConfigError> {
-    let entry = TrustEntry {
-        name: name.to_owned(),
-        id: anchor.id.to_string(),
-        key: anchor.host().to_string(),
-        addresses: anchor.addresses.clone(),
-    };
+pub(crate) fn write_trust(path: &Path, anchor: &Anchor) -> Result<(), ConfigError> {
+    let entry =
+        TrustEntry { id: anchor.id.to_string(), key: anchor.host().to_string(), addresses: anchor.addresses.clone() };
     let failed = |source| ConfigError::Write { path: path.to_owned(), source };
-    let text = toml::to_string(&TrustFile { anchor: vec![entry] }).map_err(|error| failed(io::Error::other(error)))?;
-    let text = format!("# The trust bundle of this registry: public. Nodes that have it trust what the registry signs.\n\n{text}");
+    let text = serde_json::to_string_pretty(&TrustFile { registries: vec![entry] });
+    let text = text.map_err(|error| failed(error.into()))? + "\n";
     if fs::read_to_string(path).is_ok_and(|present| present == text) {
         return Ok(());
     }
-    let temporary = path.with_extension("toml.new");
+    let temporary = path.with_extension("json.new");
     fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path)).map_err(failed)
 }
 
@@ -348,7 +343,7 @@ pub(crate) fn write_trust(path: &Path, name: &str, anchor: &Anchor) -> Result<()
 mod tests {
     use super::*;
 
-    const LISTEN: &str = "/ip4/127.0.0.1/tcp/7400";
+    const LISTEN: &str = "/ip4/127.0.0.1/tcp/4730";
 
     fn initialised() -> (tempfile::TempDir, StateDir, Anchor) {
         let dir = tempfile::tempdir().unwrap();
@@ -365,9 +360,9 @@ mod tests {
         assert_eq!((config.name.as_str(), &config.listen[..]), ("the \"registry\"", &[LISTEN.to_owned()][..]));
         assert_eq!(fs::metadata(state.key()).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(state.path()).unwrap().permissions().mode() & 0o777, 0o700);
-        let trust: TrustFile = toml::from_str(&fs::read_to_string(state.trust()).unwrap()).unwrap();
-        assert_eq!(trust.anchor[0].key, anchor.host().to_string());
-        assert_eq!(trust.anchor[0].addresses, [LISTEN]);
+        let trust: TrustFile = serde_json::from_str(&fs::read_to_string(state.trust()).unwrap()).unwrap();
+        assert_eq!(trust.registries[0].key, anchor.host().to_string());
+        assert_eq!(trust.registries[0].addresses, [LISTEN]);
         assert!(matches!(state.init("again", LISTEN), Err(ConfigError::AlreadyInitialised { .. })));
     }
 
@@ -388,7 +383,7 @@ mod tests {
         refuse(&text.replace(&format!("\"{LISTEN}\""), ""), "`listen` needs");
         refuse(&text.replace("= 365", "= 0"), "certificate_days");
         refuse(&text.replace("announce = []", &format!("announce = [\"{}\"]", "a".repeat(200))), "announce");
-        refuse(&text.replace("the \\\"registry\\\"", ""), "`name` must");
+        refuse(&text.replace("the \"registry\"", ""), "`name` must");
 
         let none = StateDir::new(dir.path().join("elsewhere"));
         let error = none.load().unwrap_err();

@@ -12,6 +12,7 @@ mod clock;
 mod config;
 mod driver;
 mod handle;
+mod relay;
 mod run;
 pub mod store;
 pub mod view;

@@ -5,12 +5,29 @@
 //! requests must not fail, [`journey`] where it goes and what that would cost at best and at worst. [`mod@bench`] holds the
 //! form that every bench prints.
 //!
-//! Read `matrix.rs` first, then `emulator/mod.rs`.
+//! [`mesh::Mesh`] runs real nodes together in one process, [`mod@demo`] lets a service follow its user there. [`run`] is the
+//! `wayfare-sim` binary.
+//!
+//! Read `matrix.rs` first, then `emulator/mod.rs`, `mesh.rs` and `demo/mod.rs`.
+
+use std::process::ExitCode;
 
 pub mod bench;
+mod cli;
 pub mod client;
+pub mod demo;
 pub mod emulator;
 pub mod journey;
 pub mod layout;
 pub mod matrix;
+pub mod mesh;
+pub mod moves;
 pub mod rng;
+
+/// The `wayfare-sim` binary: reads the arguments of the process and does what they say.
+///
+/// Exit codes: 0 on success; 1 if what was run did not do what it should; 2 if the command line or an input must be changed
+/// first.
+pub fn run() -> ExitCode {
+    cli::run(std::env::args_os())
+}

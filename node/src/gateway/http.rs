@@ -51,7 +51,8 @@ fn parse(bytes: Vec<u8>) -> Option<Response<Full<Bytes>>> {
     let httparse::Status::Complete(body_at) = head.parse(&bytes).ok()? else { return None };
     let mut headers = HeaderMap::new();
     for header in head.headers.iter() {
-        headers.append(HeaderName::from_bytes(header.name.as_bytes()).ok()?, HeaderValue::from_bytes(header.value).ok()?);
+        headers
+            .append(HeaderName::from_bytes(header.name.as_bytes()).ok()?, HeaderValue::from_bytes(header.value).ok()?);
     }
     let body = bytes.slice(body_at..);
     let kept: HeaderMap = headers
@@ -96,7 +97,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_response_comes_back_whole() {
-        let bytes = b"HTTP/1.1 201 Created\r\ncontent-type: text/x\r\ncontent-length: 7\r\nconnection: close\r\n\r\nbody";
+        let bytes =
+            b"HTTP/1.1 201 Created\r\ncontent-type: text/x\r\ncontent-length: 7\r\nconnection: close\r\n\r\nbody";
         let response = response(bytes.to_vec());
         assert_eq!(response.status(), 201);
         assert_eq!(response.headers().get("content-type").unwrap(), "text/x");
@@ -107,7 +109,8 @@ mod tests {
 
     #[test]
     fn what_is_no_response_is_a_bad_gateway() {
-        for bytes in [&b""[..], b"nonsense", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n"] {
+        for bytes in [&b""[..], b"nonsense", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n"]
+        {
             assert_eq!(response(bytes.to_vec()).status(), StatusCode::BAD_GATEWAY, "{bytes:?}");
         }
     }

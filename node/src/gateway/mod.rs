@@ -19,7 +19,7 @@ use wayfare_protocol::{
     time::Now,
 };
 
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, JournalWriter};
 
 mod http;
 mod ingress;
@@ -51,7 +51,7 @@ pub struct GatewayParts {
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// The journal cannot be used.
-    #[error("the journal in {dir} cannot be used")]
+    #[error("the journal in {} cannot be used", dir.display())]
     Journal {
         /// The node's directory.
         dir: PathBuf,
@@ -59,13 +59,16 @@ pub enum GatewayError {
         source: JournalError,
     },
     /// The journal is of another version.
-    #[error("entry {seq} of the journal in {dir} cannot be read: move the journal away to begin afresh")]
+    #[error("entry {seq} of the journal in {} cannot be read: move the journal away to begin afresh", dir.display())]
     Entry {
         /// The node's directory.
         dir: PathBuf,
         /// The entry's number.
         seq: u64,
     },
+    /// The system has no thread left for the journal.
+    #[error("the journal's thread cannot be started")]
+    Thread(#[source] std::io::Error),
     /// A port cannot be had.
     #[error("cannot listen on {address} for `{service}`: choose another port, or stop what uses it")]
     Listen {
@@ -151,13 +154,15 @@ pub async fn start(
     shutdown: CancellationToken,
 ) -> Result<GatewayHandle, GatewayError> {
     let dir = parts.dir.clone();
-    let (journal, opened) = Journal::open(&dir.join("journal"))
-        .map_err(|source| GatewayError::Journal { dir: dir.clone(), source })?;
+    let opened =
+        Journal::open(&dir.join("journal")).map_err(|source| GatewayError::Journal { dir: dir.clone(), source })?;
     let mut entries = Vec::with_capacity(opened.entries.len());
-    for entry in &opened.entries {
-        let decoded = wayfare_protocol::wire::decode(&entry.payload);
-        entries.push(decoded.map_err(|_| GatewayError::Entry { dir: dir.clone(), seq: entry.seq })?);
+    for (seq, payload) in &opened.entries {
+        let decoded = wayfare_protocol::wire::decode(payload);
+        entries.push(decoded.map_err(|_| GatewayError::Entry { dir: dir.clone(), seq: *seq })?);
     }
+    let last_seq = opened.journal.last_seq();
+    let journal = JournalWriter::start(opened.journal).map_err(GatewayError::Thread)?;
     let mut listeners = Vec::new();
     for (service, address) in &parts.services {
         let failed = |source| GatewayError::Listen { address: *address, service: name(service), source };
@@ -167,7 +172,7 @@ pub async fn start(
     }
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
     let listening = listeners.iter().map(|(service, bound, _)| (service.clone(), *bound)).collect();
-    let owner = owner::Owner::new(parts, journal, &entries, tracker.clone(), shutdown.clone())?;
+    let owner = owner::Owner::new(parts, journal, last_seq, &entries, tracker.clone(), shutdown.clone())?;
     tracker.spawn(owner.run(queue));
     for (service, _, listener) in listeners {
         let ingress = ingress::Ingress { service, commands: commands.clone() };

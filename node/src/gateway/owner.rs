@@ -27,16 +27,14 @@ use wayfare_protocol::{
 use super::{Answer, Command, GatewayError, GatewayParts, Machine, name};
 use crate::{
     clock::{entropy, now},
-    journal::{Journal, JournalWriter},
+    journal::{JournalWriter, Synced},
+    mesh::{judge, meet},
 };
 
 /// The longest sleep.
 const NEVER: Duration = Duration::from_secs(3600);
 /// Measured round trips that wait for the owner. More: the probe's task waits.
 const RTTS_MAX: usize = 64;
-/// Peers that a gateway connects to by itself, to be well meshed; more come by themselves.
-pub(crate) const MESH_PEERS: usize = 8;
-
 pub(super) struct Owner {
     machine: Machine,
     bundle: TrustBundle,
@@ -47,7 +45,7 @@ pub(super) struct Owner {
     registry: Pool,
     registry_events: mpsc::Receiver<PoolEvent>,
     journal: JournalWriter,
-    synced: watch::Receiver<u64>,
+    synced: watch::Receiver<Synced>,
     clients: HashMap<Ticket, oneshot::Sender<Answer>>,
     probing: HashSet<HostId>,
     rtts: mpsc::Sender<(HostId, Option<Micros>)>,
@@ -60,23 +58,22 @@ pub(super) struct Owner {
 impl Owner {
     pub(super) fn new(
         parts: GatewayParts,
-        journal: Journal,
+        journal: JournalWriter,
+        last_seq: u64,
         entries: &[Entry],
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, GatewayError> {
         let bundle = parts.config.bundle.clone();
-        let mut machine = Machine::new(parts.config, entries, journal.last_seq(), &mut entropy());
+        let mut machine = Machine::new(parts.config, entries, last_seq, &mut entropy());
         for (service, _) in &parts.services {
             machine
                 .add_service(now(), service)
                 .map_err(|source| GatewayError::Service { service: name(service), source })?;
         }
-        let pool =
-            |protocol, cap| Pool::new(parts.net.clone(), protocol, cap, tracker.clone(), shutdown.child_token());
+        let pool = |protocol, cap| Pool::new(parts.net.clone(), protocol, cap, tracker.clone(), shutdown.child_token());
         let (requests, request_events) = pool(Protocol::Request, CLIENT_FRAME_BYTES_MAX);
         let (registry, registry_events) = pool(Protocol::Registry, FRAME_BYTES_MAX);
-        let journal = JournalWriter::spawn(journal);
         let (rtts, measured) = mpsc::channel(RTTS_MAX);
         Ok(Self {
             machine,
@@ -109,14 +106,14 @@ impl Owner {
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return,
-                synced = self.synced.changed() => {
-                    if synced.is_err() {
-                        error!("the journal cannot be written: this gateway stops");
+                _ = self.synced.changed() => {
+                    let Synced { seq, failed, .. } = self.synced.borrow_and_update().clone();
+                    self.machine.handle_synced(now(), seq);
+                    if let Some(error) = failed {
+                        error!(%error, "this gateway stops: a number could be used twice");
                         self.shutdown.cancel();
                         return;
                     }
-                    let seq = *self.synced.borrow_and_update();
-                    self.machine.handle_synced(now(), seq);
                 }
                 Some(event) = self.request_events.recv() => self.handle_request_event(event),
                 Some(event) = self.registry_events.recv() => self.handle_registry_event(event),
@@ -226,20 +223,13 @@ impl Owner {
         let NetEvent::Gossip { id, bytes, .. } = event else { return };
         let verdict = match Gossip::from_bytes(&bytes) {
             Ok(Gossip::Advert(advert)) => {
-                let verdict = judge(self.machine.handle_gossip_advert(now(), &advert));
-                if let Ok(advert) = advert.unverified()
-                    && matches!(verdict, Verdict::Accept)
-                    && self.net.connected() < MESH_PEERS
-                {
-                    let net = self.net.clone();
-                    self.tracker.spawn(async move {
-                        // Who cannot be reached now will be advertised again.
-                        let _ = net.connect(advert.host, &advert.addresses).await;
-                    });
+                let result = self.machine.handle_gossip_advert(now(), &advert);
+                if result.is_ok() {
+                    meet(&self.net, &self.tracker, &advert);
                 }
-                verdict
+                judge(&result)
             }
-            Ok(Gossip::Placement(placement)) => judge(self.machine.handle_gossip_placement(now(), &placement)),
+            Ok(Gossip::Placement(placement)) => judge(&self.machine.handle_gossip_placement(now(), &placement)),
             Err(_) => Verdict::Reject,
         };
         self.net.judge(id, verdict);
@@ -257,16 +247,5 @@ impl Owner {
                 let _ = rtts.send((host, rtt)).await;
             });
         }
-    }
-}
-
-/// What honest relays may pass on late is not held against them.
-fn judge<T>(result: Result<T, Reject>) -> Verdict {
-    match result {
-        Ok(_) => Verdict::Accept,
-        Err(
-            Reject::OldSerial | Reject::WrongEpoch | Reject::Expired | Reject::UnknownRegistry | Reject::NotYetValid | Reject::UnknownService | Reject::Full,
-        ) => Verdict::Ignore,
-        Err(_) => Verdict::Reject,
     }
 }

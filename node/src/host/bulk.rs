@@ -16,7 +16,10 @@ use wayfare_protocol::{
 };
 
 use super::{Arrived, Happened, worker::describe};
-use crate::runtime::{Driver, Incoming, Launch, Limits, LogTail, Prepared, Salt, state::{KIND_GLOBALS, KIND_PAGE}};
+use crate::runtime::{
+    Driver, Incoming, Launch, Limits, LogTail, Prepared, Salt,
+    state::{KIND_GLOBALS, KIND_PAGE},
+};
 
 /// Sealed records on their way to the stream. More: capturing waits.
 pub(super) const RECORDS_QUEUED_MAX: usize = 8;
@@ -195,10 +198,9 @@ impl Loading<'_> {
     }
 
     fn open(&self, module: &[u8]) -> Result<Box<dyn Incoming>, Reject> {
-        let prepared: Prepared =
-            self.driver.prepare(module, self.job.memory_bytes).map_err(|_| Reject::WrongCode)?;
+        let prepared: Prepared = self.driver.prepare(module, self.job.memory_bytes).map_err(|_| Reject::WrongCode)?;
         let launch = launch(self.job.memory_bytes, self.log.clone());
-        self.driver.receive(&prepared, launch, self.salt).map_err(|_| Reject::NoResources)
+        self.driver.receive(&prepared, launch, self.salt.clone()).map_err(|_| Reject::NoResources)
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 use wayfare_net::{Net, NetEvent};
 use wayfare_protocol::{
     host::{Event, Host, HostConfig, Identity, hosted::Stay},
@@ -23,7 +24,7 @@ use wayfare_protocol::{
 
 use crate::{
     clock::Entropy,
-    journal::{Journal, JournalError},
+    journal::{Journal, JournalError, JournalWriter, Opened},
     runtime::{Driver, Incoming, LogTail},
 };
 
@@ -66,7 +67,7 @@ pub struct HostParts {
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// The journal cannot be used.
-    #[error("the journal in {dir} cannot be used")]
+    #[error("the journal in {} cannot be used", dir.display())]
     Journal {
         /// The node's directory.
         dir: PathBuf,
@@ -77,13 +78,16 @@ pub enum HostError {
     #[error("{0}")]
     Lost(#[from] Lost),
     /// The module directory cannot be used.
-    #[error("the module directory in {dir} cannot be used")]
+    #[error("the module directory in {} cannot be used", dir.display())]
     Modules {
         /// The node's directory.
         dir: PathBuf,
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// The system has no thread left for the journal.
+    #[error("the journal's thread cannot be started")]
+    Thread(#[source] std::io::Error),
     /// The mesh refused.
     #[error("the mesh cannot be used")]
     Net(#[from] wayfare_net::NetError),
@@ -119,9 +123,15 @@ type Query = Box<dyn FnOnce(&mut Host, Now, &mut Entropy) + Send>;
 enum Command {
     /// Runs on the machine, between events.
     With(Query),
-    Deploy { manifest: Signed<Manifest>, module: Vec<u8>, reply: oneshot::Sender<Result<ServiceId, DeployError>> },
+    Deploy {
+        manifest: Signed<Manifest>,
+        module: Vec<u8>,
+        reply: oneshot::Sender<Result<ServiceId, DeployError>>,
+    },
     /// Subscribes to what happens.
-    Events { reply: oneshot::Sender<tokio::sync::broadcast::Receiver<Event>> },
+    Events {
+        reply: oneshot::Sender<tokio::sync::broadcast::Receiver<Event>>,
+    },
 }
 
 /// Why a service cannot be deployed. Nothing changed.
@@ -219,19 +229,23 @@ impl HostHandle {
 pub fn start(parts: HostParts, tracker: &TaskTracker, shutdown: CancellationToken) -> Result<HostHandle, HostError> {
     let dir = parts.dir.clone();
     let journal_error = |source| HostError::Journal { dir: dir.clone(), source };
-    let (mut journal, opened) = Journal::open(&dir.join("journal")).map_err(journal_error)?;
-    let lost = recovery::lost(opened.entries.iter().map(|entry| entry.payload.as_slice()));
-    if let Some(lost) = lost {
+    let Opened { mut journal, entries, torn } = Journal::open(&dir.join("journal")).map_err(journal_error)?;
+    if let Some(torn) = torn {
+        warn!(at = torn.at, bytes = torn.bytes, "the journal's end was cut by a crash: nothing promised was lost");
+    }
+    if let Some(lost) = recovery::lost(entries.iter().map(|(_, payload)| payload.as_slice())) {
         if !parts.forget_lost {
             return Err(lost.into());
         }
-        journal.rewrite(&[]).map_err(journal_error)?;
+        journal.rewrite([]).map_err(journal_error)?;
     }
     let modules = modules::Modules::open(&dir.join("modules"))
         .map_err(|source| HostError::Modules { dir: dir.clone(), source })?;
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
     let (logs, driver) = (Logs::default(), Arc::clone(&parts.driver));
-    let owner = owner::Owner::new(parts, journal, modules, logs.clone(), tracker.clone(), shutdown)?;
+    let last_seq = journal.last_seq();
+    let journal = JournalWriter::start(journal).map_err(HostError::Thread)?;
+    let owner = owner::Owner::new(parts, journal, last_seq, modules, logs.clone(), tracker.clone(), shutdown)?;
     tracker.spawn(owner.run(queue));
     Ok(HostHandle { commands, driver, logs })
 }

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
-use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol, Verdict};
+use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol};
 use wayfare_protocol::{
+    advert::Gossip,
     host::{CaptureJob, Effect, Entry, Event, Host, ReceiveJob, hosted::Stay},
     ids::{Digest, HostId, MigrationId, RegistryId},
     limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX, SERVICES_MAX},
@@ -27,7 +28,8 @@ use super::{
 };
 use crate::{
     clock::{Entropy, entropy, now},
-    journal::{Journal, JournalWriter},
+    journal::{JournalWriter, Synced},
+    mesh::{judge, meet},
     runtime::Driver,
 };
 
@@ -61,7 +63,7 @@ pub(super) struct Owner {
     pool_events: [mpsc::Receiver<PoolEvent>; 3],
     incoming: [mpsc::Receiver<IncomingStream>; 3],
     journal: JournalWriter,
-    synced: watch::Receiver<u64>,
+    synced: watch::Receiver<Synced>,
     driver: Arc<dyn Driver>,
     modules: Modules,
     workers: BTreeMap<Stay, Worker>,
@@ -78,24 +80,23 @@ pub(super) struct Owner {
 impl Owner {
     pub(super) fn new(
         parts: HostParts,
-        journal: Journal,
+        journal: JournalWriter,
+        last_seq: u64,
         modules: Modules,
         logs: Logs,
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, HostError> {
         let HostParts { identity, config, bundle, net, net_events, advertised, driver, .. } = parts;
-        let mut host = Host::new(identity, config, bundle.clone(), journal.last_seq());
+        let mut host = Host::new(identity, config, bundle.clone(), last_seq);
         host.set_addresses(if advertised.is_empty() { net.listen_addresses() } else { advertised });
         modules.digests().for_each(|digest| host.handle_module(digest));
         let pool = |protocol, cap| Pool::new(net.clone(), protocol, cap, tracker.clone(), shutdown.child_token());
         let (migrate, migrate_events) = pool(Protocol::Migrate, FRAME_BYTES_MAX);
         let (requests, request_events) = pool(Protocol::Request, CLIENT_FRAME_BYTES_MAX);
         let (registry, registry_events) = pool(Protocol::Registry, FRAME_BYTES_MAX);
-        let incoming =
-            [net.accept(Protocol::Migrate)?, net.accept(Protocol::Request)?, net.accept(Protocol::State)?];
+        let incoming = [net.accept(Protocol::Migrate)?, net.accept(Protocol::Request)?, net.accept(Protocol::State)?];
         let (happened, happenings) = mpsc::channel(HAPPENED_MAX);
-        let journal = JournalWriter::spawn(journal);
         let synced = journal.synced();
         Ok(Self {
             host,
@@ -135,14 +136,14 @@ impl Owner {
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return,
-                synced = self.synced.changed() => {
-                    if synced.is_err() {
-                        error!("the journal cannot be written: this node stops, and serves nothing it could not keep");
+                _ = self.synced.changed() => {
+                    let Synced { seq, failed, .. } = self.synced.borrow_and_update().clone();
+                    self.host.handle_synced(seq);
+                    if let Some(error) = failed {
+                        error!(%error, "this node stops, and serves nothing it could not keep");
                         self.shutdown.cancel();
                         return;
                     }
-                    let seq = *self.synced.borrow_and_update();
-                    self.host.handle_synced(seq);
                 }
                 Some(happened) = self.happenings.recv() => self.handle_happened(happened),
                 Some(command) = commands.recv() => self.handle_command(command),
@@ -453,12 +454,13 @@ impl Owner {
     fn handle_net_event(&mut self, event: NetEvent) {
         match event {
             NetEvent::Gossip { id, bytes, .. } => {
-                let verdict = match self.host.handle_gossip(now(), &bytes) {
-                    Ok(wayfare_protocol::host::Judgement::Accept) => Verdict::Accept,
-                    Ok(wayfare_protocol::host::Judgement::Ignore) => Verdict::Ignore,
-                    Err(_) => Verdict::Reject,
-                };
-                self.net.judge(id, verdict);
+                let result = self.host.handle_gossip(now(), &bytes);
+                if result.is_ok()
+                    && let Ok(Gossip::Advert(advert)) = Gossip::from_bytes(&bytes)
+                {
+                    meet(&self.net, &self.tracker, &advert);
+                }
+                self.net.judge(id, judge(&result));
             }
             NetEvent::PeerConnected(_) => self.host.handle_peer_connected(now()),
             NetEvent::PeerDisconnected(_) => {}

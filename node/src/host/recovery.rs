@@ -52,7 +52,7 @@ pub(super) fn lost<'a>(entries: impl Iterator<Item = &'a [u8]>) -> Option<Lost> 
                     served.insert((placement.service, placement.epoch), "served");
                 }
             }
-            Entry::KeyMade { .. } => {}
+            Entry::Registering { .. } | Entry::KeyMade { .. } => {}
             Entry::Consented { ids, .. } => {
                 served.insert((ids.service, ids.epoch), "frozen, its migration undecided");
             }

@@ -49,9 +49,7 @@ impl Worker {
         let (tasks, queue) = mpsc::channel(COMMANDS_MAX);
         thread::Builder::new().name("wayfare-service".to_owned()).spawn(move || {
             let made = match origin {
-                Origin::Fresh(prepared, launch) => {
-                    driver.start(&prepared, launch, None).map(|(instance, _)| instance)
-                }
+                Origin::Fresh(prepared, launch) => driver.start(&prepared, launch, None).map(|(instance, _)| instance),
                 Origin::Moved(incoming, expected) => incoming.activate(expected),
             };
             match made {
@@ -171,4 +169,3 @@ impl Out<'_> {
         self.records.blocking_send(record).map_err(|_| SinkClosed)
     }
 }
-

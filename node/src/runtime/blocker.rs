@@ -23,10 +23,14 @@ pub enum Blocker {
     WrongExport { name: &'static str, expected: &'static str },
     #[error("the export `{name}` uses a reserved prefix: rename it")]
     ReservedName { name: String },
-    #[error("the import `{module}.{name}` is not offered: avoid what needs it; offered are clocks, random, arguments, \
-             environment, stdout and stderr of wasi_snapshot_preview1")]
+    #[error(
+        "the import `{module}.{name}` is not offered: avoid what needs it; offered are clocks, random, arguments, \
+             environment, stdout and stderr of wasi_snapshot_preview1"
+    )]
     Import { module: String, name: String },
-    #[error("the import `{module}.{name}` has another type than WASI preview 1 gives it: build with a current WASI SDK")]
+    #[error(
+        "the import `{module}.{name}` has another type than WASI preview 1 gives it: build with a current WASI SDK"
+    )]
     ImportType { module: String, name: String },
     #[error("the memory `{module}.{name}` is imported: define it in the module (no --import-memory)")]
     ImportedMemory { module: String, name: String },
@@ -46,7 +50,9 @@ pub enum Blocker {
     Memory64 { index: u32 },
     #[error("memory {index} has pages of another size than 64 KiB: build without custom page sizes")]
     PageSize { index: u32 },
-    #[error("the memories start with {bytes} bytes and the manifest allows {bytes_max}: raise its memory or lower theirs")]
+    #[error(
+        "the memories start with {bytes} bytes and the manifest allows {bytes_max}: raise its memory or lower theirs"
+    )]
     MemoryTooLarge { bytes: u64, bytes_max: u64 },
     #[error("{count} memories: at most {MEMORIES_MAX} are taken")]
     TooManyMemories { count: usize },

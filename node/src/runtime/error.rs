@@ -112,6 +112,9 @@ pub enum CaptureError {
     /// The receiver of records is gone.
     #[error(transparent)]
     Closed(#[from] SinkClosed),
+    /// A request ended in [`CallError::Lost`]: there is no state to capture.
+    #[error("the instance is lost: build it again from its last image and log")]
+    Lost,
     /// This machine failed to read the state.
     #[error("the state could not be read")]
     Read(#[from] io::Error),

@@ -337,7 +337,10 @@ mod tests {
         let globals = |entry: &[u8]| decode(KIND_GLOBALS, &[[TAG_GLOBALS; 9].as_slice(), entry].concat());
         assert_eq!(globals(&[0; 16]), Err(RecordError::TooShort));
         assert_eq!(globals(&[9; 17]), Err(RecordError::BadGlobal { index: 0 }));
-        assert_eq!(globals(&[0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), Err(RecordError::BadGlobal { index: 0 }));
+        assert_eq!(
+            globals(&[0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            Err(RecordError::BadGlobal { index: 0 })
+        );
         assert_eq!(globals(&[0; 17 * (GLOBALS_MAX + 1)]), Err(RecordError::TooLong));
     }
 

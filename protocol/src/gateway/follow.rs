@@ -16,20 +16,30 @@ use crate::{
 };
 
 impl<S: Suite, G: Guards> Gateway<S, G> {
-    /// A placement from gossip.
+    /// A placement from gossip. `Ok` for a genuine and current one of a service that this gateway does not follow, too:
+    /// it is worth passing on.
     ///
     /// # Errors
     /// A named rejection, counted. Nothing changed, but that an expired placement of a higher epoch ends the use of the
-    /// one known. [`Reject::UnknownService`] says only that this gateway does not follow the service.
+    /// one known.
     pub fn handle_gossip_placement(&mut self, now: Now, placement: &Signed<Placement>) -> Result<(), Reject> {
-        let result = self.accept(now, placement).map(|_| ());
+        let result = match self.accept(now, placement) {
+            Err(Reject::UnknownService) => self.genuine(now, placement),
+            other => other.map(|_| ()),
+        };
         self.counted(result)
+    }
+
+    fn genuine(&self, now: Now, placement: &Signed<Placement>) -> Result<(), Reject> {
+        let registry = placement.unverified()?.service.registry;
+        let placement = self.config.bundle.verify::<S, G, _>(placement, registry, Receiver::Anyone)?;
+        ensure::<G>(placement.is_current(now.wall), Reject::Expired)
     }
 
     /// An advert from gossip.
     ///
     /// # Errors
-    /// Those of [`verify_advert`] and of [`AdvertStore::insert`], counted. Nothing changed.
+    /// Those of [`verify_advert`] and of [`AdvertStore::insert`](crate::advert::AdvertStore::insert), counted. Nothing changed.
     pub fn handle_gossip_advert(&mut self, now: Now, advert: &Signed<Advert>) -> Result<Inserted, Reject> {
         let result = verify_advert::<S, G>(advert, &self.config.bundle, now.wall)
             .and_then(|(advert, certificate)| self.adverts.insert(now.wall, advert, certificate));

@@ -1,10 +1,10 @@
 //! The gateway: a client's entry. It follows its services wherever they go, numbers requests so that each is executed
 //! once, holds them while a service moves, and measures latency for the host that decides.
 //!
-//! [`Gateway`] (in [`machine`]) is the machine; [`effect`] says what its driver does; [`route`] is one service as seen
-//! from here: the newest placement, and what is unanswered. [`frames`] is what hosts say, [`follow`] where services are,
-//! [`links`] keeps the streams to hosts, [`probe`] the round
-//! trips, [`timers`] what happens when nothing arrives. [`messages`] is the contract with hosts.
+//! [`Gateway`] is the machine (in `machine`; `frames` is what hosts say, `follow` where services are, `timers` what happens
+//! when nothing arrives); [`effect`] says what its driver does. `route` is one service as seen from here: the newest
+//! placement, and what is unanswered. `links` keeps the streams to hosts, `probe` the round trips. [`messages`] is the
+//! contract with hosts.
 //!
 //! **Whose replies count.** Only the host of the newest placement known, while that is unexpired by the stated skew
 //! (PROTOCOL 4, 5). A reply of the former host that crosses the news of a move is dropped, though it may be genuine: if

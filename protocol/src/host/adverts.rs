@@ -7,21 +7,12 @@ use crate::{
     latency::Coordinate,
     limits::{ADVERT_INTERVAL, ADVERT_LIFETIME_MAX, CLOCK_SKEW},
     manifest::ServiceType,
-    reject::{Guards, Reject},
+    reject::{Guards, Reject, ensure},
     suite::Suite,
     time::{Instant, Micros, Now},
     trust::{Receiver, Role, Signed},
     wire::Frame,
 };
-
-/// What the mesh should do with a gossiped message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judgement {
-    /// Pass it on.
-    Accept,
-    /// Known or of no use: do not pass it on.
-    Ignore,
-}
 
 /// How soon a newcomer on the mesh hears of this host.
 const GREETING: Micros = Micros::from_millis(200);
@@ -38,40 +29,30 @@ impl<S: Suite, G: Guards> Host<S, G> {
         self.advertise_at = self.advertise_at.min(now.mono + GREETING);
     }
 
-    /// A gossiped message.
+    /// A gossiped message: an advert is kept; a placement concerns gateways, and is only checked.
     ///
     /// # Errors
-    /// A named rejection, counted: the mesh drops the message and lowers its sender's score.
-    pub fn handle_gossip(&mut self, now: Now, bytes: &[u8]) -> Result<Judgement, Reject> {
+    /// A named rejection, counted: the mesh does not pass the message on.
+    pub fn handle_gossip(&mut self, now: Now, bytes: &[u8]) -> Result<(), Reject> {
         let result = self.gossip(now, bytes);
-        match result {
-            // An old serial arrives by honest relays too.
-            Err(Reject::OldSerial) => {
-                self.rejects.count(Reject::OldSerial);
-                Ok(Judgement::Ignore)
-            }
-            other => self.counted(other),
-        }
+        self.counted(result)
     }
 
-    fn gossip(&mut self, now: Now, bytes: &[u8]) -> Result<Judgement, Reject> {
+    fn gossip(&mut self, now: Now, bytes: &[u8]) -> Result<(), Reject> {
         match Gossip::from_bytes(bytes)? {
             Gossip::Advert(signed) => {
                 let (advert, certificate) = verify_advert::<S, G>(&signed, &self.bundle, now.wall)?;
                 if advert.host != self.me() {
                     self.adverts.insert(now.wall, advert, certificate)?;
                 }
-                Ok(Judgement::Accept)
             }
             Gossip::Placement(signed) => {
                 let registry = signed.unverified()?.service.registry;
                 let placement = self.bundle.verify::<S, G, _>(&signed, registry, Receiver::Anyone)?;
-                if !placement.is_current(now.wall) {
-                    return Ok(Judgement::Ignore);
-                }
-                Ok(Judgement::Accept)
+                ensure::<G>(placement.is_current(now.wall), Reject::Expired)?;
             }
         }
+        Ok(())
     }
 
     pub(super) fn advert_timeout(&self) -> Option<Instant> {

@@ -351,8 +351,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         arrival.completing = Some((now.mono, Retry::from(now.mono)));
         let (ids, from) = (arrival.target.ids(), arrival.target.source());
         let complete = held.complete.clone();
-        let sessions = arrival.belongings.clone().unwrap_or_default();
-        self.outbox.persist(|seq| Effect::Persist { seq, entry: Entry::Held { ids, from, held, sessions } });
+        self.outbox.persist(|seq| Effect::Persist { seq, entry: Entry::Held { ids, from, held } });
         self.outbox.promise(Effect::ToRegistry(ids.service.registry, RegistryFrame::Complete(complete)));
         let ack = MigrateFrame::TransferAck(ack);
         self.outbox.promise(Effect::ToPeer { host: from, addresses: Vec::new(), frame: ack });

@@ -20,7 +20,7 @@ use crate::{
     placement::{Candidate, Explanation, Memory, Verdict as Choice},
     reject::{Guards, Reject},
     suite::Suite,
-    time::{Instant, Now},
+    time::{Instant, Now, Timestamp},
     trust::Signed,
     wire,
 };
@@ -124,7 +124,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         hosted.counter = now.wall.0.max(hosted.counter.saturating_add(1));
         let (source, request) = Source::start::<S>(&party!(self, hosted), &known.advert, hosted.counter, rng);
         let mut trace = Trace::new(service, to, Side::Source, reason.to_owned());
-        trace.step(1, now.wall);
+        // An advert's serial is when it was made, as its cloud says.
+        trace.step(1, Timestamp(known.advert.serial).min(now.wall));
         trace.step(2, now.wall);
         let frame = VerifyCloudFrame { request, advert: source.advert().clone() };
         hosted.attempt = Some(Attempt {

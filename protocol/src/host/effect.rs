@@ -178,6 +178,13 @@ pub enum Entry {
         /// Whether its state came with `placement.mig`; else it started here.
         received: bool,
     },
+    /// REGISTER will be sent: the first vkS's secret. Without it, a crash before the answer would lock the name for ever.
+    Registering {
+        /// The owner's word.
+        manifest: Signed<Manifest>,
+        /// The placement key's secret.
+        secret: [u8; 32],
+    },
     /// 5 will be sent: vkNew's secret.
     KeyMade {
         /// The attempt.
@@ -198,10 +205,8 @@ pub enum Entry {
         ids: MigrationIds,
         /// The source.
         from: HostId,
-        /// 10 and the state's hash.
+        /// 10 and the state's hash. The state itself is not in the journal.
         held: Held,
-        /// The client table as received.
-        sessions: Vec<u8>,
     },
     /// The service has moved: the copy is deleted.
     Released {

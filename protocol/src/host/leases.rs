@@ -73,8 +73,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
             nonce: Nonce(fresh16(rng)),
         };
         let register = Signed::sign::<S>(&secret, registry, Receiver::Registry(registry), &register);
-        let frame = RegisterFrame { register, manifest: manifest.signed().clone() };
-        self.outbox.now(Effect::ToRegistry(registry, RegistryFrame::Register(frame.clone())));
+        let frame = RegisterFrame { register, manifest: manifest.signed().clone(), addresses: self.addresses.clone() };
+        let entry = Entry::Registering { manifest: manifest.signed().clone(), secret: *secret.expose() };
+        self.outbox.persist(|seq| Effect::Persist { seq, entry });
+        self.outbox.promise(Effect::ToRegistry(registry, RegistryFrame::Register(frame.clone())));
         let retry = Retry::from(now.mono);
         self.registering.insert(service, Registering { frame, manifest, secret, first_sent: now.mono, retry });
         Ok(service)
@@ -129,15 +131,15 @@ impl<S: Suite, G: Guards> Host<S, G> {
             self.bundle.verify::<S, G, Placement>(&granted.placement, claim.service.registry, Receiver::Anyone)?;
         let (answers, named, decision) = match &granted.answer {
             Answer::Lease(signed) => {
-                let lease = self.from_registry(signed, claim.service)?;
+                let lease = self.registry_says(signed, claim.service)?;
                 (lease.answers, lease.placement, None)
             }
             Answer::Aborted(signed) => {
-                let aborted = self.from_registry(signed, claim.service)?;
+                let aborted = self.registry_says(signed, claim.service)?;
                 (aborted.answers, aborted.placement, Some(Decision::Aborted))
             }
             Answer::Outcome(signed) => {
-                let outcome = self.from_registry(signed, claim.service)?;
+                let outcome = self.registry_says(signed, claim.service)?;
                 (outcome.answers, outcome.placement, Some(outcome.decision))
             }
         };
@@ -154,7 +156,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
     }
 
-    fn from_registry<T: crate::trust::Message>(
+    fn registry_says<T: crate::trust::Message>(
         &self,
         signed: &Signed<T>,
         service: ServiceId,

@@ -31,7 +31,6 @@ pub mod hosted;
 mod leases;
 pub mod view;
 
-pub use adverts::Judgement;
 use arrivals::Arrival;
 pub use effect::{CaptureJob, Effect, Entry, Event, ReceiveJob};
 use hosted::{Hosted, Run, Stay};

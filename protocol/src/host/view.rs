@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Host, hosted::Hosted};
+use super::{
+    Host,
+    hosted::{Hosted, Run},
+};
 use crate::{
     ids::{HostId, ServiceId},
     manifest::Resources,
@@ -153,6 +156,12 @@ impl<S: Suite, G: Guards> Host<S, G> {
             }
         }
         views
+    }
+
+    /// Whether a service is on its way from or to this host, or is being started.
+    pub fn is_moving(&self) -> bool {
+        let unsettled = |hosted: &Hosted| hosted.attempt.is_some() || hosted.run == Run::Starting;
+        !self.arrivals.is_empty() || self.services.values().any(unsettled)
     }
 
     /// Attempts that this host took part in, oldest first, running ones last.

@@ -502,6 +502,8 @@ pub struct RegisterFrame {
     pub register: Signed<Register>,
     /// The owner's word.
     pub manifest: Signed<Manifest>,
+    /// Where the host is reached, for [`Found`]: a home does not advertise. Not signed: whoever dials checks the key.
+    pub addresses: Vec<String>,
 }
 
 /// R's signed answer together with the placement that it names.

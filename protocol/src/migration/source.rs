@@ -46,7 +46,7 @@ impl SourceParty<'_> {
     }
 
     /// A certified answer of this service's own Registry to this host.
-    fn from_registry<S: Suite, G: Guards, T: crate::trust::Message>(
+    fn registry_says<S: Suite, G: Guards, T: crate::trust::Message>(
         &self,
         signed: &Signed<T>,
     ) -> Result<Verified<T>, Reject> {
@@ -197,7 +197,7 @@ impl Source {
         rng: &mut dyn rand_core::Rng,
     ) -> Result<RequestFrame, Reject> {
         let Phase::Verifying { request } = &self.phase else { return Err(Reject::UnexpectedMessage) };
-        let verdict = party.from_registry::<S, G, _>(signed)?;
+        let verdict = party.registry_says::<S, G, _>(signed)?;
         ensure::<G>(verdict.request.service == request.service, Reject::WrongService)?;
         ensure::<G>(verdict.request.nonce == request.nonce, Reject::WrongNonce)?;
         ensure::<G>(verdict.request == *request, Reject::WrongVerdict)?;
@@ -240,7 +240,7 @@ impl Source {
         signed: &Signed<NoCloud>,
     ) -> Result<NoReason, Reject> {
         let Phase::Verifying { request } = &self.phase else { return Err(Reject::UnexpectedMessage) };
-        let verdict = party.from_registry::<S, G, _>(signed)?;
+        let verdict = party.registry_says::<S, G, _>(signed)?;
         ensure::<G>(verdict.request == *request, Reject::WrongVerdict)?;
         Ok(verdict.reason)
     }
@@ -398,11 +398,11 @@ impl Source {
         let (about, answers, named, decision) = match &granted.answer {
             Answer::Lease(_) => return Err(Reject::UnexpectedMessage),
             Answer::Aborted(signed) => {
-                let Aborted { ids, answers, placement } = (*party.from_registry::<S, G, _>(signed)?).clone();
+                let Aborted { ids, answers, placement } = (*party.registry_says::<S, G, _>(signed)?).clone();
                 (ids, answers, placement, Decision::Aborted)
             }
             Answer::Outcome(signed) => {
-                let Outcome { ids, answers, decision, placement } = (*party.from_registry::<S, G, _>(signed)?).clone();
+                let Outcome { ids, answers, decision, placement } = (*party.registry_says::<S, G, _>(signed)?).clone();
                 (ids, answers, placement, decision)
             }
         };

@@ -34,6 +34,7 @@ pub struct TargetParty<'a> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::large_enum_variant, reason = "a few dozen attempts at most exist at a time")]
 enum Phase {
     /// 5 is out, 6 is awaited.
     Checking { request: Signed<Request>, asked: Request, verify: VerifyService },
@@ -61,6 +62,7 @@ pub struct Held {
 
 /// How R decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "it is consumed where it is made")]
 pub enum Verdict {
     /// Serve under this placement.
     Won(Verified<Placement>),
@@ -172,7 +174,7 @@ impl Target {
         self.ids.service.registry
     }
 
-    fn from_registry<S: Suite, G: Guards, T: crate::trust::Message>(
+    fn registry_says<S: Suite, G: Guards, T: crate::trust::Message>(
         &self,
         party: &TargetParty<'_>,
         signed: &Signed<T>,
@@ -194,7 +196,7 @@ impl Target {
         rng: &mut dyn rand_core::Rng,
     ) -> Result<(ResponseFrame, Agreement), Reject> {
         let Phase::Checking { request, asked, verify } = &self.phase else { return Err(Reject::UnexpectedMessage) };
-        let verdict = self.from_registry::<S, G, _>(party, signed)?;
+        let verdict = self.registry_says::<S, G, _>(party, signed)?;
         check_ids::<G>(&verdict.request.ids, &self.ids)?;
         ensure::<G>(verdict.request.nonce == verify.nonce, Reject::WrongNonce)?;
         ensure::<G>(verdict.request == *verify, Reject::WrongVerdict)?;
@@ -242,7 +244,7 @@ impl Target {
         signed: &Signed<NoService>,
     ) -> Result<NoReason, Reject> {
         let Phase::Checking { verify, .. } = &self.phase else { return Err(Reject::UnexpectedMessage) };
-        let verdict = self.from_registry::<S, G, _>(party, signed)?;
+        let verdict = self.registry_says::<S, G, _>(party, signed)?;
         ensure::<G>(verdict.request == *verify, Reject::WrongVerdict)?;
         Ok(verdict.reason)
     }
@@ -385,7 +387,7 @@ impl Target {
     ) -> Result<Verdict, Reject> {
         let Phase::Held { held, .. } = &self.phase else { return Err(Reject::UnexpectedMessage) };
         let Answer::Outcome(signed) = &granted.answer else { return Err(Reject::UnexpectedMessage) };
-        let Outcome { ids, answers, decision, placement } = (*self.from_registry::<S, G, _>(party, signed)?).clone();
+        let Outcome { ids, answers, decision, placement } = (*self.registry_says::<S, G, _>(party, signed)?).clone();
         check_ids::<G>(&ids, &self.ids)?;
         ensure::<G>(answers == held.complete.complete.hash(), Reject::WrongHash)?;
         ensure::<G>(placement == granted.placement.hash(), Reject::WrongHash)?;

@@ -1,7 +1,7 @@
 //! When and where a service moves: pure, and every choice explained.
 //!
 //! [`Placer`] is the state kept for one service by the host that runs it: what its clients measured, how long the nearest
-//! cloud has been staying the same ([`dwell`]), what moves have cost. [`Placer::decide`] weighs them by Sardis's rule
+//! cloud has been staying the same (`dwell`), what moves have cost. [`Placer::decide`] weighs them by Sardis's rule
 //! (`reference/latency.md`, "Migration"): move iff `(rtt_now − rtt_best) × E[remaining dwell | dwell so far] > C`.
 //! Its answer is an [`Explanation`] that lists every candidate, for the machine and for people alike.
 

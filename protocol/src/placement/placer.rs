@@ -203,19 +203,6 @@ impl Placer {
         now >= self.due_at()
     }
 
-    /// The hosts that clients have fresh round trips to: host, mean by traffic, age of the newest measurement.
-    pub fn measured(&self, now: Instant) -> Vec<(HostId, Micros, Micros)> {
-        let mut newest: BTreeMap<HostId, Instant> = BTreeMap::new();
-        for (host, (_, measured)) in self.clients.values().flat_map(|client| &client.rtts) {
-            let known = newest.entry(*host).or_default();
-            *known = (*known).max(*measured);
-        }
-        newest
-            .into_iter()
-            .filter_map(|(host, measured)| Some((host, self.weighed(now, host).rtt?, now.since(measured))))
-            .collect()
-    }
-
     /// Takes note of the nearest cloud, and decides. To be called when due: the dwells are as exact as that is regular.
     pub fn decide(&mut self, now: Now, here: HostId, candidates: &[Candidate]) -> Explanation {
         self.observe(now.mono, here, candidates);

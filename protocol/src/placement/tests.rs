@@ -112,7 +112,7 @@ fn each_rule_is_named() {
     let mut placer =
         Placer::new(config(Policy::Nearest), Resources { cpu_millicores: 1, ..Resources::default() }, ms(60));
     report(&mut placer, at(0), USER, &[(HOME, 50), (NEAR, 20), (FAR, 70)], 1);
-    let mut with = |change: &dyn Fn(&mut Candidate), placer: &mut Placer| {
+    let with = |change: &dyn Fn(&mut Candidate), placer: &mut Placer| {
         let mut clouds = clouds();
         change(&mut clouds[0]);
         let explanation = placer.decide(at(0), HOME, &clouds);
@@ -241,8 +241,10 @@ fn old_and_absurd_measurements_are_left_out() {
     let entries =
         [(HOME, ms(5), old), (NEAR, Micros::from_secs(3600), Micros::ZERO), (FAR, ms(7), Micros::from_secs(14))];
     placer.handle_report(at(20_000), USER, &entries, 1).unwrap();
-    assert_eq!(placer.measured(at(20_000).mono), [(FAR, ms(7), Micros::from_secs(14))]);
-    assert_eq!(placer.measured(at(22_000).mono), []);
+    let kept: Vec<_> = placer.measurements(at(20_000)).collect();
+    assert_eq!(kept, [(USER, FAR, ms(7), Micros::from_secs(14))]);
+    assert_eq!(placer.weighed(at(20_000).mono, FAR).counted(), Some(ms(7)));
+    assert_eq!(placer.weighed(at(22_000).mono, FAR).counted(), None, "it ages here too");
 }
 
 #[test]
@@ -294,7 +296,7 @@ fn a_real_change_moves_once() {
 
 #[test]
 fn a_user_faster_than_the_cost_is_not_chased() {
-    let ping_pong = |second: u64| if second / 2 % 2 == 0 { (20, 80) } else { (80, 20) };
+    let ping_pong = |second: u64| if (second / 2).is_multiple_of(2) { (20, 80) } else { (80, 20) };
     let (moves, cost) = journey(Policy::Sardis, 600, ping_pong);
     let (chased, chased_cost) = journey(Policy::Nearest, 600, ping_pong);
     assert!(moves <= 10, "{moves} moves");

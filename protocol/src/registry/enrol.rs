@@ -165,6 +165,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             ensure::<G>(self.tables.revoked.get(cloud).is_none(), Reject::Revoked)?;
             ensure::<G>(self.tables.hosts.len() < HOSTS_MAX, Reject::Full)?;
         }
+        let (addresses, serial) = known.map(|host| (host.addresses.clone(), host.serial)).unwrap_or_default();
         let certificate = Certificate {
             cloud,
             name: token.name.clone(),
@@ -183,6 +184,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             request: signed.hash(),
             nonce: enrol.nonce,
             revoked: None,
+            addresses,
+            serial,
         });
         let answer = Enrolled { nonce: enrol.nonce, certificate: signed_certificate };
         self.reply(call.peer, RegistryFrame::Enrolled(answer));
@@ -195,6 +198,14 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             .hosts
             .get(host)
             .is_some_and(|host| host.revoked.is_some() || self.is_cloud_revoked(host.certificate.cloud))
+    }
+
+    /// Where `host` says that it is reached. Older news than what is known changes nothing.
+    pub(super) fn learn_addresses(&mut self, host: HostId, addresses: &[String], serial: u64) {
+        let Some(record) = self.tables.hosts.get(host) else { return };
+        if serial >= record.serial && record.addresses != addresses {
+            self.tables.put_host(HostRecord { addresses: addresses.to_vec(), serial, ..record.clone() });
+        }
     }
 
     fn is_cloud_revoked(&self, cloud: CloudId) -> bool {

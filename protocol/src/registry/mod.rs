@@ -94,8 +94,6 @@ pub struct Registry<S, G> {
     bundle: TrustBundle,
     tables: Tables,
     leases: BTreeMap<ServiceId, LeaseState>,
-    /// Where clouds are reached: serial and addresses of the newest advert seen. One per enrolled host.
-    addresses: BTreeMap<HostId, (u64, Vec<String>)>,
     /// Answers of the present call; they go out behind what the call changed.
     staged: Vec<Effect>,
     outbox: Outbox<Effect>,
@@ -114,7 +112,6 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             bundle: TrustBundle::new(vec![anchor]),
             tables: Tables::default(),
             leases: BTreeMap::new(),
-            addresses: BTreeMap::new(),
             staged: Vec::new(),
             outbox: Outbox::default(),
             rejects: RejectCounters::default(),
@@ -238,6 +235,11 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     /// Where it is reached from now on.
     pub fn set_addresses(&mut self, addresses: Vec<String>) {
         self.config.addresses = addresses;
+    }
+
+    /// Counts a frame that the driver refused before the machine saw it.
+    pub fn count_reject(&mut self, reject: Reject) {
+        self.rejects.count(reject);
     }
 
     /// How often each rejection happened since the start.

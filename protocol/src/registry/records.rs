@@ -199,6 +199,10 @@ pub struct HostRecord {
     pub nonce: Nonce,
     /// Since when the host is revoked.
     pub revoked: Option<Timestamp>,
+    /// Where it is reached, as it said itself: in the newest advert that came with a 2, or with a REGISTER.
+    pub addresses: Vec<String>,
+    /// The serial of that advert.
+    pub serial: u64,
 }
 
 /// A provider that is revoked with all its hosts, present and future.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     ids::{Epoch, MigrationId, ServiceId},
-    limits::{LEASE, LEASE_DRIFT, REGISTERED_MAX},
+    limits::{ADDRESSES_MAX, LEASE, LEASE_DRIFT, REGISTERED_MAX},
     manifest::Manifest,
     migration::messages::{
         Answer, Decision, Found, Granted, Lease, Lookup, Placement, Register, RegisterFrame, RegistryFrame, Renew,
@@ -98,6 +98,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             signed: frame.manifest.clone(),
         });
         self.place(call.now, placement, &signed, registered);
+        let serial = self.tables.hosts.get(call.peer).map_or(0, |host| host.serial);
+        self.learn_addresses(call.peer, &frame.addresses, serial);
         self.event(Event::Registered { service: register.service, name: manifest.name.clone(), host: call.peer });
         self.event(Event::Placed { placement: signed });
         self.reply(call.peer, RegistryFrame::Granted(granted));
@@ -109,6 +111,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         call: &Call<'_>,
         frame: &RegisterFrame,
     ) -> Result<(Verified<Register>, Verified<Manifest>), Reject> {
+        let fits = frame.addresses.len() <= ADDRESSES_MAX && frame.addresses.iter().all(|text| text_fits(text));
+        ensure::<G>(fits, Reject::FieldTooLong)?;
         let claim = frame.register.unverified()?;
         ensure::<G>(claim.service.registry == self.id(), Reject::UnknownRegistry)?;
         let register = frame.register.verify::<S, G>(&claim.key.0, self.id(), self.me())?;
@@ -194,8 +198,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             }
         };
         let record = service.and_then(|service| self.tables.services.get(service));
-        let addresses = record.and_then(|record| self.addresses.get(&record.placement.host));
-        let addresses = addresses.map(|(_, addresses)| addresses.clone()).unwrap_or_default();
+        let host = record.and_then(|record| self.tables.hosts.get(record.placement.host));
+        let addresses = host.map(|host| host.addresses.clone()).unwrap_or_default();
         let service = record.and_then(|record| {
             let manifest = self.tables.manifests.get(record.placement.service)?.signed.clone();
             Some((self.issued(record), manifest))

@@ -110,7 +110,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         if let Some(older) = record.live.take() {
             self.abort(older, AbortCause::Superseded);
         }
-        self.learn_addresses(advert);
+        self.learn_addresses(advert.host, &advert.addresses, advert.serial);
         let mig = self.fresh_mig(call);
         let expiry = call.now.wall + VERDICT_LIFETIME;
         let verdict = YesCloud {
@@ -177,13 +177,6 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             if self.tables.migrations.get(mig).is_none() {
                 return mig;
             }
-        }
-    }
-
-    fn learn_addresses(&mut self, advert: &Advert) {
-        let known = self.addresses.get(&advert.host).map_or(0, |(serial, _)| *serial);
-        if advert.serial >= known {
-            self.addresses.insert(advert.host, (advert.serial, advert.addresses.clone()));
         }
     }
 

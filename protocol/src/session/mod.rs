@@ -2,7 +2,7 @@
 //!
 //! [`Sessions`] is part of the service's state: it is captured after the freeze, in the last record, and goes where the
 //! service goes. What is *running* is not: a request that was admitted but not completed when the table was captured has
-//! not been executed, and its gateway sends it again. [`capture`] has the bytes.
+//! not been executed, and its gateway sends it again. `capture` has the bytes.
 //!
 //! A host's path for one Call: [`Sessions::admit`] when it arrives; [`Sessions::begin`] just before the guest runs it;
 //! [`Sessions::complete`] with the response, in the same step as the guest's effects become part of the state.

@@ -68,8 +68,7 @@ fn suite(mut open: impl FnMut() -> Box<dyn Store>) {
     let mut store = open();
     let large = vec![7; 64 * 1024];
     store.commit(&[put(Table::Manifests, b"", b""), put(Table::Manifests, b"large", &large)]).unwrap();
-    let many: Vec<StoreOp> =
-        (0_u32..500).map(|n| put(Table::Migrations, &n.to_le_bytes(), &n.to_be_bytes())).collect();
+    let many: Vec<StoreOp> = (0_u32..500).map(|n| put(Table::Migrations, &n.to_le_bytes(), &n.to_be_bytes())).collect();
     store.commit(&many).unwrap();
     expected.insert(row(Table::Manifests, b"", b""));
     expected.insert(row(Table::Manifests, b"large", &large));

@@ -35,6 +35,8 @@ use stats::Stats;
 
 /// The highest rate, in requests a second.
 pub const RATE_PER_S_MAX: f64 = 100_000.0;
+/// How long [`probe`] waits.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the live view is renewed.
 const LIVE_EVERY: Duration = Duration::from_millis(100);
 /// How many requests that are due are sent before answers are looked at again.
@@ -87,6 +89,14 @@ impl LoadConfig {
             seed: 0,
         }
     }
+}
+
+/// Whether the service answers a GET at all: for waiting until it is there.
+pub async fn probe(gateway: SocketAddr, path: &str) -> bool {
+    let http = Http::new(gateway, PROBE_TIMEOUT);
+    let ended = http.ask(hyper::Method::GET, path, String::new()).await;
+    // Any word of the service itself will do.
+    ended.failure.is_none_or(|failure| failure.starts_with("status 4"))
 }
 
 /// Why a run did not start, or has no result.

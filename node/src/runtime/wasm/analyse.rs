@@ -72,9 +72,8 @@ pub(super) fn analyse(module: &[u8], memory_bytes_max: u64) -> Result<Shape, Vec
     if bytes > memory_bytes_max {
         blockers.insert(Blocker::MemoryTooLarge { bytes, bytes_max: memory_bytes_max });
     }
-    let named = |blocker: &Blocker| {
-        matches!(blocker, Blocker::Threads | Blocker::Memory64 { .. } | Blocker::PageSize { .. })
-    };
+    let named =
+        |blocker: &Blocker| matches!(blocker, Blocker::Threads | Blocker::Memory64 { .. } | Blocker::PageSize { .. });
     if !blockers.iter().any(named)
         && let Err(error) = Validator::new_with_features(FEATURES).validate_all(module)
     {

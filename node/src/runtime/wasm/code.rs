@@ -15,8 +15,8 @@ use wayfare_protocol::ids::Digest;
 
 use super::analyse::{Shape, analyse};
 use super::engine::engine;
+use super::executor::Context;
 use super::image::Image;
-use super::instance::Context;
 use super::wasi;
 use crate::runtime::{Blocker, PrepareError, StartError};
 
@@ -65,7 +65,8 @@ impl Cache {
 
     pub(super) fn prepare(&self, module: &[u8], memory_bytes_max: u64) -> Result<Arc<Code>, PrepareError> {
         let digest = Digest(*blake3::hash(module).as_bytes());
-        let code = match self.live().get(&digest).and_then(Weak::upgrade) {
+        let known = self.live().get(&digest).and_then(Weak::upgrade);
+        let code = match known {
             Some(code) => code,
             None => self.load(digest, module, memory_bytes_max)?,
         };

@@ -32,8 +32,7 @@ pub(super) const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
 pub(super) fn engine() -> Result<&'static Engine, ProbeError> {
     static ENGINE: OnceLock<Result<Engine, String>> = OnceLock::new();
     // The page map first: without it no instance can be rolled back.
-    PageMap::shared()
-        .map_err(|source| ProbeError::Missing { what: NEEDS, source })?;
+    PageMap::shared().map_err(|source| ProbeError::Missing { what: NEEDS, source })?;
     let made = ENGINE.get_or_init(|| Engine::new(&config()).map_err(|error| format!("{error:#}")));
     made.as_ref().map_err(|reason| ProbeError::Engine { reason: reason.clone() })
 }

@@ -45,7 +45,8 @@ impl WasmIncoming {
         if pages.len() != shape.len() {
             return Err(ApplyError::MemoryCount { found: pages.len(), expected: shape.len() });
         }
-        for (memory, ((&pages, &(min, max)), (_, now))) in pages.iter().zip(shape).zip(&self.image.memories).enumerate() {
+        for (memory, ((&pages, &(min, max)), (_, now))) in pages.iter().zip(shape).zip(&self.image.memories).enumerate()
+        {
             let min = min.max(*now);
             if pages < min || pages > max {
                 return Err(ApplyError::MemorySize { memory, pages, min, max });
@@ -135,7 +136,8 @@ impl Incoming for WasmIncoming {
 
     fn digest(&self) -> Result<Digest, ApplyError> {
         self.require_complete()?;
-        let hashes = self.pages.iter().map(|pages| pages.iter().map(|page| page.and_then(|page| page.hash)).collect()).collect();
+        let hashes =
+            self.pages.iter().map(|pages| pages.iter().map(|page| page.and_then(|page| page.hash)).collect()).collect();
         Ok(self.image.digest(&self.salt, hashes))
     }
 

@@ -1,12 +1,13 @@
 //! The driver for WebAssembly core modules with the ABI `wayfare:request/1` (tests/guests/README.md), on wasmtime.
 //!
 //! [`WasmDriver`] is all that others see. `analyse` says why a module cannot be a service; `code` compiles and caches;
-//! `memory` makes rollback cheap; `image` is a service's committed state and its capture; `instance` runs requests on it;
-//! `incoming` fills an image from records; `wasi` is what a service can reach of the outside.
+//! `memory` makes rollback cheap; `image` is a service's committed state and its capture; `executor` runs requests on it for an
+//! `instance`; `incoming` fills an image from records; `wasi` is what a service can reach of the outside.
 
 mod analyse;
 mod code;
 mod engine;
+mod executor;
 mod image;
 mod incoming;
 mod instance;

@@ -5,7 +5,7 @@
 
 use wasmtime::{Caller, Extern, Linker, Memory};
 
-use super::instance::Context;
+use super::executor::Context;
 use crate::runtime::LogStream;
 use crate::runtime::outside::TapeError;
 

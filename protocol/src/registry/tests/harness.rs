@@ -288,7 +288,8 @@ impl World {
         };
         edit(&mut register);
         let register = self.to_registry(key, &register);
-        RegistryFrame::Register(RegisterFrame { register, manifest: manifest_signed })
+        let addresses = vec![format!("/dns/{}/tcp/1", host.name)];
+        RegistryFrame::Register(RegisterFrame { register, manifest: manifest_signed, addresses })
     }
 
     pub(super) fn register(&mut self, host: &Node, name: &str, edit: impl FnOnce(&mut Manifest)) -> Service {

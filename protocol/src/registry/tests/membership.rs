@@ -2,7 +2,7 @@
 
 use super::harness::{Node, World, granted, world};
 use crate::{
-    limits::{JOIN_TOKENS_MAX, TEXT_BYTES_MAX},
+    limits::{ADDRESSES_MAX, JOIN_TOKENS_MAX, TEXT_BYTES_MAX},
     migration::messages::{Answer, Enrol, Lookup, NoReason, RegistryFrame},
     registry::{CommandError, Effect, RevokeTarget},
     reject::{Reject, Strict},
@@ -212,6 +212,10 @@ fn a_service_is_registered_once_by_a_host_that_may() {
     forbidden.allowed_clouds = vec![cloud_id(world.registry.id(), "delta")];
     let frame = world.register_frame(&fjord, &owner, &key, &forbidden, |_| ());
     world.refused(&fjord, &frame, Reject::PolicyForbids);
+    let frame = world.register_frame(&fjord, &owner, &key, &manifest, |_| ());
+    let RegistryFrame::Register(mut far) = frame else { unreachable!() };
+    far.addresses = vec![String::new(); ADDRESSES_MAX + 1];
+    world.refused(&fjord, &RegistryFrame::Register(far), Reject::FieldTooLong);
     let mut long = manifest.clone();
     long.name = "n".repeat(TEXT_BYTES_MAX + 1);
     let frame = world.register_frame(&fjord, &owner, &key, &long, |_| ());

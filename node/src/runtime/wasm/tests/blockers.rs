@@ -29,8 +29,14 @@ fn blockers(text: &str) -> Vec<Blocker> {
 fn a_plain_service_has_none() {
     assert_eq!(blockers(&with("")), []);
     assert_eq!(blockers_of(KV), []);
-    assert_eq!(blockers(&with(r#"(table 2 funcref) (func $f) (elem (i32.const 0) $f) (global funcref (ref.func $f))"#)), []);
-    assert_eq!(blockers(&with(r#"(data $d "passive") (func (memory.init $d (i32.const 0) (i32.const 0) (i32.const 1)))"#)), []);
+    assert_eq!(
+        blockers(&with(r#"(table 2 funcref) (func $f) (elem (i32.const 0) $f) (global funcref (ref.func $f))"#)),
+        []
+    );
+    assert_eq!(
+        blockers(&with(r#"(data $d "passive") (func (memory.init $d (i32.const 0) (i32.const 0) (i32.const 1)))"#)),
+        []
+    );
 }
 
 #[test]
@@ -137,9 +143,14 @@ fn sizes_beyond_the_limits() {
     assert!(matches!(driver.prepare(&module, MIB), Err(PrepareError::Blocked(_))));
     drop(kept);
     assert_eq!(blockers(&with("(table 2000000 funcref)")), [Blocker::TableTooLarge { index: 0, elements: 2_000_000 }]);
-    assert_eq!(blockers(&with(&"(memory 0)".repeat(8))), [Blocker::WrongExport { name: "memory", expected: "linear memory 0" },
-        Blocker::TooManyMemories { count: 9 }]);
-    assert_eq!(blockers(&with(&"(global (mut i32) (i32.const 0))".repeat(1025))), [Blocker::TooManyGlobals { count: 1025 }]);
+    assert_eq!(
+        blockers(&with(&"(memory 0)".repeat(8))),
+        [Blocker::WrongExport { name: "memory", expected: "linear memory 0" }, Blocker::TooManyMemories { count: 9 }]
+    );
+    assert_eq!(
+        blockers(&with(&"(global (mut i32) (i32.const 0))".repeat(1025))),
+        [Blocker::TooManyGlobals { count: 1025 }]
+    );
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn each_failure_has_its_name_and_leaves_the_state_as_it_was() {
         assert_eq!(digest(service), before, "{}", letter.escape_ascii());
     };
     is(b"t", |fault| matches!(fault, Fault::Trapped { .. }), &mut *service);
-    is(b"l", |fault| matches!(fault, Fault::TimedOut { millis_max: 200 }), &mut *service);
+    is(b"l", |fault| matches!(fault, Fault::TimedOut { millis_max: 1000 }), &mut *service);
     is(b"G", |fault| matches!(fault, Fault::Trapped { .. }), &mut *service);
     assert_eq!(service.usage(), memory);
     is(b"m", |fault| matches!(fault, Fault::OutOfMemory { bytes_max } if *bytes_max == 16 * MIB), &mut *service);
@@ -160,7 +160,8 @@ fn the_environment_reaches_the_service() {
 #[test]
 fn time_goes_on_over_a_rollback_and_never_back() {
     let mut service = start(&probe(), launch());
-    let monotonic = |outcome: CallOutcome| u64::from_le_bytes(outcome.response[27..35].try_into().expect("eight bytes"));
+    let monotonic =
+        |outcome: CallOutcome| u64::from_le_bytes(outcome.response[27..35].try_into().expect("eight bytes"));
     let first = monotonic(call(&mut *service, b"c"));
     assert!(call(&mut *service, b"r").rolled_back.is_some());
     let second = monotonic(call(&mut *service, b"c"));
@@ -195,7 +196,8 @@ fn code_is_compiled_once_and_kept_for_this_user_alone() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("code");
-    let entries = || std::fs::read_dir(&path).expect("a folder").map(|e| e.expect("an entry").path()).collect::<Vec<_>>();
+    let entries =
+        || std::fs::read_dir(&path).expect("a folder").map(|e| e.expect("an entry").path()).collect::<Vec<_>>();
     let prepare = || WasmDriver::with_cache(&path).expect("a cache").prepare(KV, MIB).expect("a service");
     let code = prepare();
     let kept = entries();

@@ -26,8 +26,8 @@ fn figures() {
     micros("POST /count, small memory", 5000, || drop(call(&mut *small, &http("POST", "/count", b""))));
     micros("PUT 100 bytes, small memory", 5000, || drop(call(&mut *small, &http("PUT", "/k/a", &[1; 100]))));
     micros("PUT 64 KiB, small memory", 1000, || drop(call(&mut *small, &http("PUT", "/k/b", &[1; 65536]))));
-    let mut probe = start(&super::probe(), launch());
-    micros("a trap, rolled back", 500, || drop(call(&mut *probe, b"t")));
+    let mut failing = start(&probe(), launch());
+    micros("a trap, rolled back", 500, || drop(call(&mut *failing, b"t")));
 
     let mut large = start(&code, roomy());
     for key in 0..64 {

@@ -48,7 +48,7 @@ impl Outside for Ticking {
 fn launch() -> Launch {
     let limits = Limits {
         memory_bytes_max: 16 * MIB,
-        call_time_max: Duration::from_millis(200),
+        call_time_max: Duration::from_secs(1),
         request_bytes_max: 2 * 1024 * 1024,
         response_bytes_max: 32 * 1024,
     };

@@ -12,7 +12,7 @@ fn replay_repeats_answers_and_state_byte_for_byte() {
     assert_eq!(digest(&*first), digest(&*second));
     for request in [b"n", b"c", b"t", b"l", b"c", b"g", b"G", b"w", b"r", b"c"] {
         let outcome = call(&mut *first, request);
-        // A host that is as slow as the first was may cut where this one would not: replay does not run what was cut.
+        // What was cut is not run again: another machine might not have cut it.
         let again = second.replay(request, &outcome.inputs).expect("the same");
         assert_eq!(again, outcome);
         assert_eq!(digest(&*first), digest(&*second), "{}", request.escape_ascii());

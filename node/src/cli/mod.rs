@@ -1,0 +1,113 @@
+//! The `wayfare` command. `args` is its grammar; `setup` has `init` and `run`; `deploy` signs and sends; `show` prints what
+//! a running node says.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Parser;
+use serde::Serialize;
+
+use crate::{api::client::Client, state::StateDir};
+
+mod args;
+mod deploy;
+mod failure;
+mod setup;
+mod show;
+mod table;
+
+use args::{Cli, Command};
+use failure::Failure;
+
+/// How long what still blocks may take when the process ends.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Does what the arguments say.
+pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout, the rest to stderr; if neither can be written, nobody reads.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// What every command gets.
+struct Context {
+    dir: StateDir,
+    json: bool,
+}
+
+fn state_dir(dir: Option<PathBuf>) -> StateDir {
+    let named = dir.or_else(|| std::env::var_os("WAYFARE_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from));
+    StateDir::new(named.unwrap_or_else(|| PathBuf::from("wayfare-node")))
+}
+
+fn execute(cli: Cli) -> Result<(), Failure> {
+    let context = Context { dir: state_dir(cli.dir), json: cli.json };
+    if let Command::Init(args) = cli.command {
+        return setup::init(&context, args);
+    }
+    let mut builder = match cli.command {
+        Command::Run(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime =
+        builder.enable_all().build().map_err(|error| Failure::other(format!("no threads or timers: {error}")))?;
+    let result = runtime.block_on(command(&context, cli.command));
+    runtime.shutdown_timeout(LINGER);
+    result
+}
+
+async fn command(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Init(args) => setup::init(context, args),
+        Command::Run(args) => setup::run(context, args).await,
+        Command::Deploy(args) => deploy::deploy(context, args).await,
+        Command::Clouds => show::clouds(context).await,
+        Command::Services => show::services(context).await,
+        Command::Rtt => show::rtt(context).await,
+        Command::Move(args) => show::move_service(context, args).await,
+        Command::Migrations => show::migrations(context).await,
+        Command::Trace { id } => show::trace(context, &id).await,
+        Command::Logs { service, follow } => show::logs(context, &service, follow).await,
+        Command::Cordon => show::cordon(context, true).await,
+        Command::Uncordon => show::cordon(context, false).await,
+    }
+}
+
+impl Context {
+    fn client(&self) -> Client {
+        Client::new(self.dir.socket())
+    }
+
+    /// Prints a result: as JSON, or as `human` says it.
+    fn print<T: Serialize>(&self, result: &T, human: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+        if self.json { out(&(json_pretty(result)? + "\n")) } else { out(&human(result)) }
+    }
+}
+
+fn json_pretty(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value).map_err(|error| Failure::other(error.to_string()))
+}
+
+/// Writes to stdout. That nobody reads it ends the command, quietly.
+fn out(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(table::printable(text).as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::silent(),
+        _ => Failure::other(format!("cannot write to stdout: {error}")),
+    })
+}

@@ -1,0 +1,311 @@
+//! Crashes and damage, tried at every byte.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::format::{ENTRY_HEAD_BYTES, HEAD_BYTES};
+use super::limits::{ENTRY_BYTES_MAX, JOURNAL_BYTES_MAX};
+use super::*;
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+    fn path(&self) -> PathBuf {
+        self.0.path().join("journal")
+    }
+    fn names(&self) -> usize {
+        fs::read_dir(self.0.path()).expect("a folder").count()
+    }
+    /// A closed journal with these entries, and where each of them begins and the last one ends.
+    fn with(entries: &[Entry]) -> (Self, Vec<usize>) {
+        let place = Self::new();
+        let mut journal = Journal::open(&place.path()).expect("it opens").journal;
+        let mut ends = vec![HEAD_BYTES];
+        for (seq, payload) in entries {
+            journal.append([(*seq, payload.as_slice())]).expect("appended");
+            ends.push(usize::try_from(journal.bytes()).expect("small"));
+        }
+        (place, ends)
+    }
+}
+
+fn open(path: &Path) -> Opened {
+    Journal::open(path).expect("it opens")
+}
+
+fn entry(seq: u64, text: &str) -> Entry {
+    (seq, text.as_bytes().to_vec())
+}
+
+fn refs(entries: &[Entry]) -> impl Iterator<Item = (u64, &[u8])> {
+    entries.iter().map(|(seq, payload)| (*seq, payload.as_slice()))
+}
+
+#[test]
+fn entries_come_back_after_closing() {
+    let place = Place::new();
+    let Opened { mut journal, entries, torn } = open(&place.path());
+    assert_eq!((entries.len(), torn, journal.last_seq()), (0, None, 0));
+    let written = [entry(1, "one"), entry(2, ""), entry(9, "nine")];
+    journal.append(refs(&written)).expect("appended");
+    drop(journal);
+    let Opened { journal, entries, torn } = open(&place.path());
+    assert_eq!((entries.as_slice(), torn, journal.last_seq()), (written.as_slice(), None, 9));
+    assert_eq!(place.names(), 1);
+    let mode = fs::metadata(place.path()).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_second_opener_is_told() {
+    let place = Place::new();
+    let first = open(&place.path());
+    let error = Journal::open(&place.path()).expect_err("locked");
+    assert!(matches!(error, JournalError::Locked { .. }), "{error}");
+    let mut journal = first.journal;
+    journal.rewrite([]).expect("rewritten");
+    assert!(matches!(Journal::open(&place.path()), Err(JournalError::Locked { .. })), "also after a compaction");
+    drop(journal);
+    open(&place.path());
+}
+
+#[test]
+fn other_files_are_refused_and_left_alone() {
+    let place = Place::new();
+    for (bytes, expected) in [
+        (b"".to_vec(), "is not a journal"),
+        (b"some text".to_vec(), "is not a journal"),
+        (vec![0; 100], "is not a journal"),
+        (b"WFJO".to_vec(), "is damaged at byte 0"),
+        ([b"WFJOURNL\x02\0\0\0".as_slice(), &[0; 20]].concat(), "format 2, this program reads 1"),
+        ([b"WFJOURNL\x01\0\0\0".as_slice(), &[0; 20]].concat(), "is damaged at byte 0"),
+    ] {
+        fs::write(place.path(), &bytes).expect("written");
+        let error = Journal::open(&place.path()).expect_err("refused").to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(fs::read(place.path()).expect("readable"), bytes);
+    }
+}
+
+#[test]
+fn what_cannot_be_appended_changes_nothing() {
+    let place = Place::new();
+    let mut journal = open(&place.path()).journal;
+    journal.append([(5, b"five".as_slice())]).expect("appended");
+    let huge = vec![0; ENTRY_BYTES_MAX + 1];
+    assert!(matches!(journal.append([(6, b"".as_slice()), (7, &huge)]), Err(JournalError::EntryTooLarge { .. })));
+    assert!(matches!(journal.append([(5, b"".as_slice())]), Err(JournalError::OutOfOrder { seq: 5, last: 5 })));
+    assert!(matches!(
+        journal.append([(7, b"".as_slice()), (6, b"")]),
+        Err(JournalError::OutOfOrder { seq: 6, last: 7 })
+    ));
+    assert!(matches!(journal.rewrite([(6, b"".as_slice())]), Err(JournalError::OutOfOrder { seq: 6, last: 5 })));
+    journal.append([(6, b"six".as_slice())]).expect("appended");
+    drop(journal);
+    assert_eq!(open(&place.path()).entries, [entry(5, "five"), entry(6, "six")]);
+    let file = OpenOptions::new().write(true).open(place.path()).expect("a file");
+    file.set_len(JOURNAL_BYTES_MAX + 1).expect("sparse");
+    assert!(matches!(Journal::open(&place.path()), Err(JournalError::Full { .. })));
+}
+
+#[test]
+fn compaction_keeps_the_live_and_the_last_number() {
+    let place = Place::new();
+    let mut journal = open(&place.path()).journal;
+    let all: Vec<_> = (1..=100).map(|seq| entry(seq, &"x".repeat(100))).collect();
+    journal.append(refs(&all)).expect("appended");
+    let live = [entry(10, "ten"), entry(90, "ninety")];
+    journal.rewrite(refs(&live)).expect("rewritten");
+    assert!(journal.bytes() < 100);
+    assert!(matches!(journal.append([(100, b"".as_slice())]), Err(JournalError::OutOfOrder { seq: 100, last: 100 })));
+    drop(journal);
+    let Opened { mut journal, entries, .. } = open(&place.path());
+    assert_eq!((entries.as_slice(), journal.last_seq()), (live.as_slice(), 100));
+    journal.append([(101, b"next".as_slice())]).expect("appended");
+    drop(journal);
+    assert_eq!(open(&place.path()).entries, [live[0].clone(), live[1].clone(), entry(101, "next")]);
+    assert_eq!(place.names(), 1);
+}
+
+#[test]
+fn a_payload_cannot_pass_for_entries() {
+    // A client sends the bytes of another journal, and the host crashes while it writes them down.
+    let (other, _) = Place::with(&[entry(1, "a"), entry(2, "b"), entry(3, "c")]);
+    let hostile = fs::read(other.path()).expect("readable");
+    let (place, ends) = Place::with(&[entry(1, "kept"), (2, hostile)]);
+    let file = OpenOptions::new().write(true).open(place.path()).expect("a file");
+    file.set_len(ends[2] as u64 - 1).expect("cut");
+    let opened = open(&place.path());
+    assert_eq!(opened.entries, [entry(1, "kept")]);
+    assert!(opened.torn.is_some());
+}
+
+#[test]
+fn zeros_behind_the_end_are_a_torn_write() {
+    let (place, ends) = Place::with(&[entry(1, "one")]);
+    let file = OpenOptions::new().write(true).open(place.path()).expect("a file");
+    file.set_len(ends[1] as u64 + 5000).expect("extended");
+    assert_eq!(open(&place.path()).torn, Some(Torn { at: ends[1] as u64, bytes: 5000 }));
+    assert_eq!(open(&place.path()).torn, None, "it was cut");
+}
+
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    prop::collection::vec((1u64..4, prop::collection::vec(any::<u8>(), 0..60)), 1..8).prop_map(|steps| {
+        let mut seq = 0;
+        let mut number = |step| {
+            seq += step;
+            seq
+        };
+        steps.into_iter().map(|(step, payload)| (number(step), payload)).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn cut_at_any_byte_it_has_exactly_the_entries_that_were_whole(entries in entries()) {
+        let (place, ends) = Place::with(&entries);
+        let whole = fs::read(place.path()).expect("readable");
+        for length in HEAD_BYTES..=whole.len() {
+            fs::write(place.path(), &whole[..length]).expect("written");
+            let opened = open(&place.path());
+            let kept = ends.iter().rposition(|end| *end <= length).expect("the head");
+            prop_assert_eq!(&opened.entries, &entries[..kept]);
+            prop_assert_eq!(opened.torn.map(|torn| torn.bytes), (length > ends[kept]).then(|| (length - ends[kept]) as u64));
+            // And it goes on from there.
+            let mut journal = opened.journal;
+            journal.append([(1000, b"more".as_slice())]).expect("appended");
+            drop(journal);
+            prop_assert_eq!(open(&place.path()).entries.len(), kept + 1);
+        }
+        for length in 0..HEAD_BYTES {
+            fs::write(place.path(), &whole[..length]).expect("written");
+            prop_assert!(Journal::open(&place.path()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found_wherever_it_is(entries in entries(), bit in 0u8..8) {
+        let (place, ends) = Place::with(&entries);
+        let whole = fs::read(place.path()).expect("readable");
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << bit;
+            fs::write(place.path(), &bytes).expect("written");
+            let hit = ends.iter().rposition(|end| *end <= at);
+            match (hit, Journal::open(&place.path())) {
+                (None, opened) => prop_assert!(opened.is_err(), "a bad head"),
+                // The last entry: like a torn write, which it cannot be told from.
+                (Some(last), Ok(opened)) => {
+                    prop_assert_eq!(last, entries.len() - 1);
+                    prop_assert_eq!(&opened.entries, &entries[..last]);
+                    prop_assert!(opened.torn.is_some());
+                }
+                (Some(hit), Err(error)) => {
+                    prop_assert!(hit < entries.len() - 1);
+                    let expected = (ends[hit] as u64, Some(ends[hit + 1] as u64));
+                    let JournalError::Damaged { at, next, .. } = error else { panic!("{error}") };
+                    prop_assert_eq!((at, next), expected);
+                    prop_assert_eq!(&fs::read(place.path()).expect("readable"), &bytes, "nothing changed");
+                }
+            }
+        }
+    }
+}
+
+async fn reached(writer: &JournalWriter, seq: u64) -> Synced {
+    let mut synced = writer.synced();
+    synced.wait_for(|synced| synced.seq >= seq || synced.failed.is_some()).await.expect("a writer").clone()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+}
+
+#[test]
+fn the_writer_syncs_what_it_takes_and_gives_the_journal_back() {
+    let place = Place::new();
+    block_on(async {
+        let writer = JournalWriter::start(open(&place.path()).journal).expect("a thread");
+        for seq in 1..=500 {
+            writer.append(seq, vec![1; 100]).await.expect("taken");
+        }
+        let synced = reached(&writer, 500).await;
+        assert_eq!((synced.seq, synced.bytes, synced.failed.is_none()), (500, 32 + 500 * 116, true));
+        writer.append(501, b"live".to_vec()).await.expect("taken");
+        writer.rewrite(vec![entry(501, "live")]).await.expect("running").expect("rewritten");
+        let synced = reached(&writer, 501).await;
+        assert_eq!((synced.seq, synced.bytes), (501, 32 + 20));
+        let other = writer.clone();
+        let mut journal = writer.close().await.expect("running");
+        assert_eq!(other.append(502, vec![]).await, Err(WriterClosed));
+        journal.append([(502, b"after".as_slice())]).expect("appended");
+    });
+    assert_eq!(open(&place.path()).entries, [entry(501, "live"), entry(502, "after")]);
+}
+
+#[test]
+fn larger_entries_than_the_queue_holds_take_turns() {
+    let place = Place::new();
+    block_on(async {
+        let writer = JournalWriter::start(open(&place.path()).journal).expect("a thread");
+        for seq in 1..=6 {
+            writer.append(seq, vec![0; ENTRY_BYTES_MAX]).await.expect("taken");
+        }
+        assert_eq!(reached(&writer, 6).await.seq, 6);
+    });
+}
+
+#[test]
+fn nothing_is_acknowledged_after_a_failure() {
+    let place = Place::new();
+    block_on(async {
+        let writer = JournalWriter::start(open(&place.path()).journal).expect("a thread");
+        writer.append(1, b"one".to_vec()).await.expect("taken");
+        assert_eq!(reached(&writer, 1).await.seq, 1);
+        writer.append(1, b"again".to_vec()).await.expect("taken");
+        let synced = reached(&writer, 2).await;
+        assert_eq!(synced.seq, 1);
+        let failed = synced.failed.expect("a failure");
+        assert!(matches!(*failed, JournalError::OutOfOrder { .. }), "{failed}");
+        while writer.append(2, b"two".to_vec()).await.is_ok() {}
+        assert_eq!(reached(&writer, 2).await.seq, 1);
+    });
+    assert_eq!(open(&place.path()).entries, [entry(1, "one")]);
+}
+
+#[test]
+fn a_full_disk_is_a_failed_write_and_stays_one() {
+    // /dev/full accepts to be opened, and has no room: as a disk that fills up.
+    let place = Place::new();
+    let mut journal = open(&place.path()).journal;
+    journal.append([(1, b"one".as_slice())]).expect("appended");
+    journal.redirect(OpenOptions::new().read(true).write(true).open("/dev/full").expect("a device"));
+    let error = journal.append([(2, b"two".as_slice())]).expect_err("full");
+    assert!(
+        matches!(&error, JournalError::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull),
+        "{error:?}"
+    );
+    assert!(matches!(journal.append([(2, b"two".as_slice())]), Err(JournalError::Failed { .. })));
+    assert!(matches!(journal.rewrite([]), Err(JournalError::Failed { .. })));
+    drop(journal);
+    assert_eq!(open(&place.path()).entries, [entry(1, "one")]);
+}
+
+#[test]
+fn a_torn_entry_is_overwritten_by_the_next() {
+    let (place, ends) = Place::with(&[entry(1, "one"), entry(2, "two")]);
+    let file = OpenOptions::new().write(true).open(place.path()).expect("a file");
+    file.write_all_at(b"?", (ends[1] + ENTRY_HEAD_BYTES) as u64).expect("written");
+    let mut opened = open(&place.path());
+    opened.journal.append([(2, b"again".as_slice())]).expect("appended");
+    drop(opened);
+    assert_eq!(open(&place.path()).entries, [entry(1, "one"), entry(2, "again")]);
+}

@@ -1,0 +1,181 @@
+//! Every vector: a name, the bytes that the program makes now, and how to read them back.
+
+use wayfare_protocol::{
+    advert::Gossip,
+    gateway::{effect, messages::ClientFrame},
+    host::Entry,
+    ids::Digest,
+    migration::{messages::*, source::Consented, target::Held},
+    reject::Reject,
+    transfer::{RecordKind, StateFrame},
+    trust::Role,
+    wire::{self, Frame, Wire},
+};
+
+use super::samples::*;
+
+/// How bytes are read: `Ok(true)` if they are the vector's value, `Ok(false)` if they are another one.
+type Read = Box<dyn Fn(&[u8]) -> Result<bool, Reject>>;
+
+/// A message on the wire or in a journal.
+pub(crate) struct Vector {
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+    /// Whether the bytes begin with version and kind.
+    pub(crate) is_frame: bool,
+    pub(crate) read: Read,
+    /// What the bytes become when they are read and written again.
+    pub(crate) rewrite: fn(&[u8]) -> Result<Vec<u8>, Reject>,
+    /// Longest content in bytes.
+    pub(crate) bytes_max: usize,
+}
+
+fn frame<F: Frame + PartialEq + 'static>(stream: &str, note: &str, value: F) -> Vector {
+    let bytes = value.to_bytes();
+    let mut name = format!("{stream}/{} {}", bytes[1], value.name());
+    if !note.is_empty() {
+        name = format!("{name} ({note})");
+    }
+    Vector {
+        name,
+        bytes,
+        is_frame: true,
+        read: Box::new(move |bytes| F::from_bytes(bytes).map(|read| read == value)),
+        rewrite: |bytes| F::from_bytes(bytes).map(|read| read.to_bytes()),
+        bytes_max: F::BYTES_MAX,
+    }
+}
+
+fn plain<T: Wire + PartialEq + 'static>(name: &str, value: T) -> Vector {
+    Vector {
+        name: name.to_owned(),
+        bytes: wire::encode(&value),
+        is_frame: false,
+        read: Box::new(move |bytes| wire::decode::<T>(bytes).map(|read| read == value)),
+        rewrite: |bytes| wire::decode::<T>(bytes).map(|read| wire::encode(&read)),
+        bytes_max: T::LIMIT,
+    }
+}
+
+fn registry() -> Vec<Vector> {
+    use RegistryFrame as F;
+    let frame = |note: &str, value: F| frame("registry", note, value);
+    let mut table = vec![
+        frame("", F::VerifyCloud(VerifyCloudFrame { request: signed(&verify_cloud()), advert: signed(&advert()) })),
+        frame("", F::YesCloud(signed(&yes_cloud()))),
+        frame("", F::VerifyService(signed(&verify_service()))),
+        frame("", F::YesService(signed(&yes_service()))),
+        frame("", F::Complete(complete_frame())),
+        frame("", F::Placement(signed(&placement()))),
+        frame("", F::Released(signed(&released()))),
+        frame("", F::NoService(signed(&no_service()))),
+        frame("", F::Register(register_frame())),
+        frame("", F::Renew(signed(&renew()))),
+        frame("", F::Reclaim(signed(&reclaim()))),
+        frame("", F::Cancel(signed(&cancel()))),
+        frame("", F::Refused(Refused { about: Digest(count(0x90)), reason: "full".to_owned() })),
+        frame("", F::Enrolled(Enrolled { nonce: enrol(Role::Home).nonce, certificate: signed(&certificate()) })),
+        frame("by name", F::Lookup(Lookup::Name("kv".to_owned()))),
+        frame("by identifier", F::Lookup(Lookup::Id(ids().service))),
+        frame("", F::Found(found())),
+        frame("nothing", F::Found(Found { lookup: Lookup::Id(ids().service), service: None, addresses: vec![] })),
+    ];
+    let reasons = [
+        NoReason::NotEnrolled,
+        NoReason::Revoked,
+        NoReason::BadAdvert,
+        NoReason::PolicyForbids,
+        NoReason::NoResources,
+        NoReason::NotOfRecord,
+    ];
+    table.extend(reasons.map(|reason| frame(&format!("{reason:?}"), F::NoCloud(signed(&no_cloud(reason))))));
+    let roles = [Role::Cloud, Role::Home, Role::Gateway];
+    table.extend(roles.map(|role| frame(role.name(), F::Enrol(signed(&enrol(role))))));
+    let notes = ["lease", "aborted", "outcome won", "outcome aborted"];
+    table.extend(answers().into_iter().zip(notes).map(|(answer, note)| frame(note, F::Granted(granted(answer)))));
+    table
+}
+
+fn migrate() -> Vec<Vector> {
+    use MigrateFrame as F;
+    let frame = |note: &str, value: F| frame("migrate", note, value);
+    let mig = ids().mig;
+    let four = |manifest| RequestFrame { request: signed(&request()), verdict: signed(&yes_cloud()), manifest };
+    vec![
+        frame("", F::Request(four(signed(&manifest())))),
+        frame("plain manifest", F::Request(four(signed(&plain_manifest())))),
+        frame("", F::Response(ResponseFrame { response: signed(&response()), verdict: signed(&yes_service()) })),
+        frame("registry", F::Transfer(co_signed(&transfer(Mode::Registry)))),
+        frame("token", F::Transfer(co_signed(&transfer(Mode::Token)))),
+        frame("", F::TransferAck(signed(&transfer_ack()))),
+        frame("", F::Refused(MigrateRefused { mig, reason: "cordoned".to_owned() })),
+        frame("", F::Abandon(MigrationRef { mig })),
+        frame("", F::RecordsAcked(RecordsAcked { mig, next: 64 })),
+    ]
+}
+
+fn state() -> Vec<Vector> {
+    let kinds = [
+        RecordKind::Module,
+        RecordKind::Page,
+        RecordKind::Globals,
+        RecordKind::Sessions,
+        RecordKind::Log,
+        RecordKind::End,
+    ];
+    let begin = frame("state", "", StateFrame::Begin(MigrationRef { mig: ids().mig }));
+    let records = kinds.map(|kind| frame("state", &format!("{kind:?}"), StateFrame::Record(record(kind))));
+    std::iter::once(begin).chain(records).collect()
+}
+
+fn client() -> Vec<Vector> {
+    use ClientFrame as F;
+    let frames = [
+        F::Hello(hello()),
+        F::Open(open()),
+        F::Opened(opened()),
+        F::Call(call()),
+        F::Reply(reply()),
+        F::NotExecuted(not_executed()),
+        F::Moved(signed(&placement())),
+        F::Placement(signed(&placement())),
+        F::LatencyReport(latency_report()),
+        F::Gone(gone()),
+    ];
+    frames.into_iter().map(|value| frame("client", "", value)).collect()
+}
+
+fn gossip() -> Vec<Vector> {
+    vec![
+        frame("gossip", "", Gossip::Advert(signed(&advert()))),
+        frame("gossip", "", Gossip::Placement(signed(&placement()))),
+    ]
+}
+
+fn journals() -> Vec<Vector> {
+    let (ids, secret) = (ids(), *secret().expose());
+    let consent = co_signed(&transfer(Mode::Registry));
+    let Transfer { new_key, transcript, state, .. } = transfer(Mode::Registry);
+    let consented = Consented { consent, new_key, transcript, state };
+    let held = Held { complete: complete_frame(), state };
+    let (service, epoch) = (ids.service, ids.epoch);
+    let placed =
+        Entry::Placed { placement: signed(&placement()), manifest: signed(&manifest()), secret, received: true };
+    vec![
+        plain("host journal Placed", placed),
+        plain("host journal KeyMade", Entry::KeyMade { ids, secret }),
+        plain("host journal Consented", Entry::Consented { ids, consented }),
+        plain("host journal Held", Entry::Held { ids, from: ids.host, held }),
+        plain("host journal Released", Entry::Released { ids, placement: signed(&placement()) }),
+        plain("host journal Aborted", Entry::Aborted { ids }),
+        plain("host journal Sealed", Entry::Sealed { service, epoch }),
+        plain("gateway journal Incarnation", effect::Entry::Incarnation(5)),
+        plain("gateway journal Reserved", effect::Entry::Reserved { service, below: 1024 }),
+        plain("gateway journal Seen", effect::Entry::Seen { service, epoch }),
+    ]
+}
+
+/// All of them, in the order of the file.
+pub(crate) fn vectors() -> Vec<Vector> {
+    [registry(), migrate(), state(), client(), gossip(), journals()].into_iter().flatten().collect()
+}

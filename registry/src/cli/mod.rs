@@ -1,0 +1,302 @@
+//! The `wayfare-registry` command. Exit codes: 0 success, 1 refused or failed, 2 cannot even begin (wrong usage, not
+//! initialised, unreadable files, a port in use, not running); errors go to stderr and say what to do.
+
+mod client;
+mod output;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use wayfare_net::DirectConnector;
+use wayfare_protocol::trust::Role;
+
+use crate::{
+    api::{JoinTokenRequest, RevokeRequest, Status},
+    config::{ConfigError, StateDir},
+    run::{RunError, run},
+    view::{HostView, JoinTokenView, ServiceView, StatsView},
+};
+
+use client::{Client, ClientError};
+
+const EXAMPLES: &str = "\
+Examples:
+  wayfare-registry init --name testbed --listen 127.0.0.1:4730
+  wayfare-registry run
+  wayfare-registry join-token --cloud fjord          (hand the printed token to the node of cloud fjord)
+  wayfare-registry placements --json
+";
+
+/// The trust anchor of a Wayfare mesh: enrols clouds, allows moves, holds where every service is.
+#[derive(Debug, Parser)]
+#[command(name = "wayfare-registry", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The registry's directory: key, configuration, records.
+    #[arg(long, default_value = "wayfare-registry", value_name = "DIR")]
+    dir: PathBuf,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RoleArg {
+    /// Advertises, receives and hosts services.
+    Cloud,
+    /// Hosts the services that start on it.
+    Home,
+    /// Carries clients' requests.
+    Gateway,
+}
+
+impl RoleArg {
+    const fn role(self) -> Role {
+        match self {
+            Self::Cloud => Role::Cloud,
+            Self::Home => Role::Home,
+            Self::Gateway => Role::Gateway,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a new registry: its key, a commented configuration, the trust bundle for nodes.
+    #[command(after_help = "Examples:
+  wayfare-registry init
+  wayfare-registry init --dir /var/lib/wayfare-registry --name prod --listen 0.0.0.0:4730")]
+    Init {
+        #[command(flatten)]
+        common: Common,
+        /// What people call this registry.
+        #[arg(long, default_value = "registry")]
+        name: String,
+        /// Where it will listen: HOST:PORT, or a multiaddr such as /ip4/0.0.0.0/tcp/4730.
+        #[arg(long, default_value = "127.0.0.1:4730", value_name = "ADDR", value_parser = parse_listen)]
+        listen: String,
+    },
+    /// Run the registry until it is interrupted.
+    #[command(after_help = "Examples:
+  wayfare-registry run
+  RUST_LOG=debug wayfare-registry run --dir /var/lib/wayfare-registry
+
+With --json, one object with the addresses is printed once it is ready.")]
+    Run {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Print a token that lets one node join, once.
+    #[command(after_help = "Examples:
+  wayfare-registry join-token --cloud fjord
+  wayfare-registry join-token --cloud alice --role gateway --ttl 10m
+  TOKEN=$(wayfare-registry join-token --cloud fjord)")]
+    JoinToken {
+        #[command(flatten)]
+        common: Common,
+        /// The provider's name. Several nodes may have the same.
+        #[arg(long, value_name = "NAME")]
+        cloud: String,
+        /// What the node may do.
+        #[arg(long, value_enum, default_value = "cloud")]
+        role: RoleArg,
+        /// How long the token can be used: a number with s, m, h or d.
+        #[arg(long, default_value = "1h", value_parser = parse_ttl)]
+        ttl: Duration,
+    },
+    /// List the hosts that have enrolled.
+    #[command(after_help = "Examples:
+  wayfare-registry enrolled
+  wayfare-registry enrolled --json")]
+    Enrolled {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Revoke a host or a whole cloud: no service moves there any more, and what runs there is not renewed.
+    #[command(after_help = "Examples:
+  wayfare-registry revoke fjord
+  wayfare-registry revoke 4uQeVj5tqViQh7yWWGStvkEG1Zmhx6uasJtWCJziofM")]
+    Revoke {
+        #[command(flatten)]
+        common: Common,
+        /// A cloud's name, or a host's key as `enrolled` prints it.
+        target: String,
+    },
+    /// Say where every service is.
+    #[command(after_help = "Examples:
+  wayfare-registry placements
+  wayfare-registry placements --json")]
+    Placements {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Say how every cloud did as a target of moves, and what was rejected.
+    #[command(after_help = "Examples:
+  wayfare-registry stats
+  wayfare-registry stats --json")]
+    Stats {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// Runs the command line `arguments`, the first of which is the program's name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout and are no errors; if that pipe is closed, nobody reads this either.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match execute(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wayfare-registry: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let cannot_begin = error.is::<ConfigError>()
+        || error.downcast_ref::<ClientError>().is_some_and(|error| matches!(error, ClientError::NotRunning { .. }))
+        || error.is::<RunError>();
+    if cannot_begin { 2 } else { 1 }
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
+    match command {
+        Command::Init { common, name, listen } => {
+            let dir = StateDir::new(&common.dir);
+            let anchor = dir.init(&name, &listen)?;
+            let status = Status::new(&name, &anchor);
+            output::initialised(&dir, &status, common.json)
+        }
+        Command::Run { common } => runtime.block_on(serve(common)),
+        Command::JoinToken { common, cloud, role, ttl } => {
+            let request = JoinTokenRequest { cloud, role: role.role().name().to_owned(), ttl_s: ttl.as_secs() };
+            let token: JoinTokenView = runtime.block_on(client(&common).post("/v1/join-tokens", &request))?;
+            output::join_token(&token, common.json)
+        }
+        Command::Enrolled { common } => {
+            let hosts: Vec<HostView> = runtime.block_on(client(&common).get("/v1/enrolled"))?;
+            output::enrolled(&hosts, common.json)
+        }
+        Command::Revoke { common, target } => {
+            let revoked: RevokeRequest =
+                runtime.block_on(client(&common).post("/v1/revoke", &RevokeRequest { target }))?;
+            output::revoked(&revoked, common.json)
+        }
+        Command::Placements { common } => {
+            let services: Vec<ServiceView> = runtime.block_on(client(&common).get("/v1/placements"))?;
+            output::placements(&services, common.json)
+        }
+        Command::Stats { common } => {
+            let stats: StatsView = runtime.block_on(client(&common).get("/v1/stats"))?;
+            output::stats(&stats, common.json)
+        }
+    }
+}
+
+fn client(common: &Common) -> Client {
+    Client::new(&StateDir::new(&common.dir))
+}
+
+async fn serve(common: Common) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second call in one process (tests) keeps the first logger.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let config = StateDir::new(&common.dir).load()?;
+    let name = config.name.clone();
+    let shutdown = CancellationToken::new();
+    let registry = run(config, Arc::new(DirectConnector), shutdown.clone()).await?;
+    output::ready(&Status::new(&name, registry.anchor()), common.json)?;
+    let stop = shutdown.clone();
+    let signals = tokio::spawn(async move {
+        match interrupted().await {
+            Ok(()) => stop.cancel(),
+            Err(error) => tracing::warn!(%error, "signals are not heard: stop this process by force"),
+        }
+    });
+    // A store that fails later is no misuse: not exit code 2.
+    let stopped = registry.stopped().await;
+    signals.abort();
+    stopped.map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// `HOST:PORT` with a numeric host, or a multiaddr as it is.
+fn parse_listen(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        return Ok(text.to_owned());
+    }
+    match text.parse() {
+        Ok(std::net::SocketAddr::V4(address)) => Ok(format!("/ip4/{}/tcp/{}", address.ip(), address.port())),
+        Ok(std::net::SocketAddr::V6(address)) => Ok(format!("/ip6/{}/tcp/{}", address.ip(), address.port())),
+        Err(_) => Err("expected an address such as 127.0.0.1:4730, [::1]:4730 or /ip4/127.0.0.1/tcp/4730".to_owned()),
+    }
+}
+
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    let bad = || format!("`{text}` is no length of time: write a number with s, m, h or d, such as 90s or 1h");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(bad()),
+    };
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    number.checked_mul(seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_examples() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands() {
+            let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("wayfare-registry "), "{} has no examples", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn lengths_of_time_and_addresses() {
+        assert_eq!(parse_ttl("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_ttl("2d"), Ok(Duration::from_secs(172_800)));
+        for bad in
+            ["", "h", "1", "0s", "-1s", "1w", "1.5h", "99999999999999999999d", "18446744073709551615d", "1\u{e9}"]
+        {
+            assert!(parse_ttl(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_listen("127.0.0.1:4730").as_deref(), Ok("/ip4/127.0.0.1/tcp/4730"));
+        assert_eq!(parse_listen("[::1]:1").as_deref(), Ok("/ip6/::1/tcp/1"));
+        assert_eq!(parse_listen("/dns/x/tcp/1").as_deref(), Ok("/dns/x/tcp/1"));
+        assert!(parse_listen("localhost").is_err());
+    }
+}

@@ -1,0 +1,319 @@
+//! The task that owns the machine, and the thread that owns the store.
+//!
+//! Frames and commands go into the machine one by one; its effects are carried out in order. The thread commits all
+//! batches that have come meanwhile in one go, so that many requests share a sync.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+use wayfare_net::{Incoming, Pool, PoolEvent};
+use wayfare_protocol::{
+    ids::HostId,
+    registry::{Effect, Event, StoreOp, is_violation},
+    reject::Reject,
+    wire::Frame as _,
+};
+
+use crate::{
+    clock,
+    handle::{Answer, Command, Machine},
+    store::{Store, StoreError},
+};
+
+/// Batches that wait for the store. When full, the driver waits, and with it everybody who asks.
+const BATCHES_MAX: usize = 1024;
+/// Batches in one commit.
+const GROUP_MAX: usize = 256;
+
+/// How far the store has come.
+#[derive(Debug)]
+enum Progress {
+    /// Everything up to this batch is on disk.
+    Synced(u64),
+    /// The store failed, and is not used again.
+    Failed,
+}
+
+/// The store's thread, as the driver sees it.
+pub(crate) struct StoreThread {
+    batches: mpsc::Sender<(u64, Vec<StoreOp>)>,
+    progress: watch::Receiver<Progress>,
+}
+
+impl StoreThread {
+    /// Starts the thread. It ends when this value is dropped and everything has been committed, or with the first error,
+    /// which goes to `failure`.
+    pub(crate) fn start(
+        mut store: Box<dyn Store>,
+        tracker: &TaskTracker,
+        failure: oneshot::Sender<StoreError>,
+    ) -> Self {
+        let (batches, mut queue) = mpsc::channel::<(u64, Vec<StoreOp>)>(BATCHES_MAX);
+        let (sender, progress) = watch::channel(Progress::Synced(0));
+        tracker.spawn_blocking(move || {
+            while let Some((mut last, mut changes)) = queue.blocking_recv() {
+                for _ in 1..GROUP_MAX {
+                    let Ok((seq, mut batch)) = queue.try_recv() else { break };
+                    last = seq;
+                    changes.append(&mut batch);
+                }
+                if let Err(error) = store.commit(&changes) {
+                    // Whoever started the registry may not care why it stopped.
+                    let _ = failure.send(error);
+                    sender.send_replace(Progress::Failed);
+                    return;
+                }
+                sender.send_replace(Progress::Synced(last));
+            }
+        });
+        Self { batches, progress }
+    }
+}
+
+/// Owner of the machine.
+pub(crate) struct Driver {
+    machine: Machine,
+    pool: Pool,
+    store: StoreThread,
+    /// Streams whose frames count: not those that were closed for a violation.
+    streams: BTreeSet<(HostId, u64)>,
+    /// Answers to commands, each with the batch that it waits for.
+    waiting: VecDeque<(u64, Answer)>,
+}
+
+/// The store has failed: nothing can be promised any more.
+struct StoreLost;
+
+impl Driver {
+    pub(crate) fn new(machine: Machine, pool: Pool, store: StoreThread) -> Self {
+        Self { machine, pool, store, streams: BTreeSet::new(), waiting: VecDeque::new() }
+    }
+
+    /// Runs until `shutdown`, or until the store fails; then cancels `shutdown`, so that everything else stops too.
+    pub(crate) async fn run(
+        mut self,
+        mut incoming: mpsc::Receiver<Incoming>,
+        mut events: mpsc::Receiver<PoolEvent>,
+        mut commands: mpsc::Receiver<Command>,
+        shutdown: CancellationToken,
+    ) {
+        loop {
+            // Every branch is cancel safe: it only receives.
+            let result = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                changed = self.store.progress.changed() => match changed {
+                    Ok(()) => self.handle_progress(),
+                    Err(_) => Err(StoreLost),
+                },
+                Some(command) = commands.recv() => self.handle_command(command),
+                // Before the frames: who floods the one must not keep others from opening the other.
+                Some(stream) = incoming.recv() => {
+                    self.pool.accept(stream);
+                    Ok(())
+                }
+                Some(event) = events.recv() => self.handle_event(event),
+            };
+            let result = match result {
+                Ok(()) => self.carry_out().await,
+                lost => lost,
+            };
+            if result.is_err() {
+                tracing::error!("the store failed: the registry stops");
+                shutdown.cancel();
+            }
+        }
+    }
+
+    fn handle_progress(&mut self) -> Result<(), StoreLost> {
+        let synced = match *self.store.progress.borrow_and_update() {
+            Progress::Synced(seq) => seq,
+            Progress::Failed => return Err(StoreLost),
+        };
+        self.machine.handle_synced(synced);
+        while self.waiting.front().is_some_and(|(needs, _)| *needs <= synced) {
+            if let Some((_, answer)) = self.waiting.pop_front() {
+                answer();
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_command(&mut self, command: Command) -> Result<(), StoreLost> {
+        let answer = command(&mut self.machine, clock::now());
+        let needs = self.machine.last_appended();
+        let synced = matches!(*self.store.progress.borrow(), Progress::Synced(seq) if seq >= needs);
+        if synced {
+            answer()
+        } else {
+            self.waiting.push_back((needs, answer))
+        }
+        Ok(())
+    }
+
+    fn handle_event(&mut self, event: PoolEvent) -> Result<(), StoreLost> {
+        match event {
+            PoolEvent::Opened { peer, id } => {
+                self.streams.insert((peer, id));
+                debug!(peer = %peer, "stream opened");
+            }
+            PoolEvent::Frame { peer, id, bytes } => {
+                if self.streams.contains(&(peer, id)) {
+                    let result = self.machine.handle_frame(clock::now(), &mut clock::entropy(), peer, &bytes);
+                    if let Err(reject) = result {
+                        self.handle_reject(peer, id, reject);
+                    }
+                }
+            }
+            PoolEvent::Closed { peer, id, reason, too_large } => {
+                if too_large {
+                    self.machine.count_reject(Reject::FrameTooLarge);
+                }
+                debug!(peer = %peer, reason, "stream closed");
+                self.streams.remove(&(peer, id));
+                self.pool.handle_closed(peer, id);
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_reject(&mut self, peer: HostId, id: u64, reject: Reject) {
+        if is_violation(reject) {
+            warn!(peer = %peer, rejection = reject.name(), "{reject}: stream closed");
+            self.streams.remove(&(peer, id));
+            self.pool.close(peer);
+        } else {
+            info!(peer = %peer, rejection = reject.name(), "refused: {reject}");
+        }
+    }
+
+    async fn carry_out(&mut self) -> Result<(), StoreLost> {
+        while let Some(effect) = self.machine.poll_effect() {
+            match effect {
+                Effect::Persist { seq, batch } => {
+                    self.store.batches.send((seq, batch)).await.map_err(|_| StoreLost)?;
+                }
+                Effect::Reply { to, frame } => {
+                    debug!(peer = %to, message = frame.name(), "answered");
+                    self.pool.send(to, &[], frame.to_bytes().into());
+                }
+                Effect::Event(event) => log(&event),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The audit log. By the time an event gets here, it is on disk.
+fn log(event: &Event) {
+    match event {
+        Event::TokenCreated { name, role } => info!(cloud = name, role = role.name(), "join token created"),
+        Event::Enrolled { host, name, role } => info!(host = %host, cloud = name, role = role.name(), "enrolled"),
+        Event::HostRevoked { host } => info!(host = %host, "host revoked"),
+        Event::CloudRevoked { name } => info!(cloud = name, "cloud revoked"),
+        Event::Registered { service, name, host } => info!(service = %service, name, host = %host, "registered"),
+        Event::Allowed { ids, source } => {
+            debug!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, %source, target = %ids.host, "allowed");
+        }
+        Event::Denied { service, epoch, host, reason } => {
+            info!(service = %service, epoch = %epoch, target = %host, ?reason, "denied");
+        }
+        Event::Pinned { ids } => {
+            debug!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, target = %ids.host, "pinned");
+        }
+        Event::Placed { placement } => match placement.unverified() {
+            Ok(placement) => info!(
+                service = %placement.service,
+                migration = %placement.mig,
+                epoch = %placement.epoch,
+                host = %placement.host,
+                previous = %placement.previous,
+                "placed"
+            ),
+            Err(reject) => warn!(%reject, "placed"),
+        },
+        Event::Aborted { ids, cause } => {
+            info!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, cause = cause.name(), "aborted");
+        }
+        Event::Released { ids } => {
+            info!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, "released");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use wayfare_protocol::registry::Table;
+
+    use super::*;
+    use crate::store::{MemoryStore, Row};
+
+    fn batch(n: u64) -> (u64, Vec<StoreOp>) {
+        (n, vec![StoreOp { table: Table::Hosts, key: n.to_le_bytes().to_vec(), value: Some(vec![1]) }])
+    }
+
+    /// Records the size of each commit; fails at the commit that contains batch `fails_at`.
+    struct Slow {
+        commits: Arc<Mutex<Vec<usize>>>,
+        fails_at: u64,
+        inner: MemoryStore,
+    }
+
+    impl Store for Slow {
+        fn load(&mut self) -> Result<Vec<Row>, StoreError> {
+            self.inner.load()
+        }
+
+        fn commit(&mut self, changes: &[StoreOp]) -> Result<(), StoreError> {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            self.commits.lock().unwrap().push(changes.len());
+            if changes.iter().any(|change| change.key == self.fails_at.to_le_bytes()) {
+                return Err(StoreError::Failed(redb::Error::Corrupted("for the test".to_owned())));
+            }
+            self.inner.commit(changes)
+        }
+    }
+
+    fn slow(fails_at: u64) -> (Box<Slow>, Arc<Mutex<Vec<usize>>>, MemoryStore) {
+        let (commits, inner) = (Arc::new(Mutex::new(Vec::new())), MemoryStore::default());
+        (Box::new(Slow { commits: Arc::clone(&commits), fails_at, inner: inner.clone() }), commits, inner)
+    }
+
+    #[tokio::test]
+    async fn batches_that_come_together_share_a_commit_and_none_is_lost_at_the_end() {
+        let (store, commits, mut inner) = slow(u64::MAX);
+        let tracker = TaskTracker::new();
+        let (failure, _) = oneshot::channel();
+        let mut thread = StoreThread::start(store, &tracker, failure);
+        for n in 1..=50 {
+            thread.batches.send(batch(n)).await.unwrap();
+        }
+        thread.progress.wait_for(|progress| matches!(progress, Progress::Synced(50))).await.unwrap();
+        assert!(commits.lock().unwrap().len() < 10, "{commits:?}");
+        thread.batches.send(batch(51)).await.unwrap();
+        drop(thread);
+        tracker.close();
+        tracker.wait().await;
+        assert_eq!(inner.load().unwrap().len(), 51);
+        assert_eq!(commits.lock().unwrap().iter().sum::<usize>(), 51);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_is_not_used_again() {
+        let (store, _, mut inner) = slow(2);
+        let tracker = TaskTracker::new();
+        let (failure, failed) = oneshot::channel();
+        let mut thread = StoreThread::start(store, &tracker, failure);
+        thread.batches.send(batch(1)).await.unwrap();
+        thread.progress.wait_for(|progress| matches!(progress, Progress::Synced(1))).await.unwrap();
+        thread.batches.send(batch(2)).await.unwrap();
+        thread.progress.wait_for(|progress| matches!(progress, Progress::Failed)).await.unwrap();
+        assert!(matches!(failed.await, Ok(StoreError::Failed(_))));
+        thread.batches.closed().await;
+        assert_eq!(inner.load().unwrap().len(), 1);
+    }
+}

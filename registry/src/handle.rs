@@ -1,0 +1,109 @@
+//! What others in this process may ask of a running Registry.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use wayfare_protocol::{
+    ids::HostId,
+    registry::{CommandError, Registry, RevokeTarget},
+    reject::Strict,
+    suite::Dalek,
+    time::{Micros, Now},
+    trust::{JoinToken, Role},
+};
+
+use crate::view::{self, HostView, ServiceView, StatsView};
+
+/// The machine, with real cryptography and every guard.
+pub(crate) type Machine = Registry<Dalek, Strict>;
+
+/// Commands that wait for the driver. When full, callers wait.
+pub(crate) const COMMANDS_MAX: usize = 64;
+
+/// What a command does with the machine, and how it answers once that is on disk.
+pub(crate) type Answer = Box<dyn FnOnce() + Send>;
+pub(crate) type Command = Box<dyn FnOnce(&mut Machine, Now) -> Answer + Send>;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HandleError {
+    /// It was refused; nothing changed.
+    #[error(transparent)]
+    Refused(#[from] CommandError),
+    /// The Registry has stopped; whether the command took effect is unknown.
+    #[error("the registry has stopped")]
+    Stopped,
+}
+
+/// A running Registry: a cheap handle. Answers of commands that change something come when the change is on disk.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+impl Handle {
+    async fn call<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut Machine, Now) -> T + Send + 'static,
+    ) -> Result<T, HandleError> {
+        let (sender, receiver) = oneshot::channel();
+        let command: Command = Box::new(move |machine, now| {
+            let result = command(machine, now);
+            // Who asked may have gone away: then nobody wants the answer.
+            Box::new(move || drop(sender.send(result)))
+        });
+        self.commands.send(command).await.map_err(|_| HandleError::Stopped)?;
+        receiver.await.map_err(|_| HandleError::Stopped)
+    }
+
+    /// Allows one node to join as a host of provider `cloud`.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn join_token(&self, cloud: &str, role: Role, ttl: Duration) -> Result<JoinToken, HandleError> {
+        let cloud = cloud.to_owned();
+        let lifetime = Micros(u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX));
+        let made = self.call(move |machine, now| {
+            machine.create_join_token(now, &mut crate::clock::entropy(), &cloud, role, lifetime)
+        });
+        Ok(made.await??)
+    }
+
+    /// Revokes a host, by its key in base58, or a provider, by its name.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn revoke(&self, name: &str) -> Result<(), HandleError> {
+        let name = name.to_owned();
+        let revoked = self.call(move |machine, now| {
+            let host = HostId::parse(&name)
+                .filter(|host| machine.enrolled().any(|enrolled| enrolled.certificate.host == *host));
+            machine.revoke(now, &host.map_or(RevokeTarget::Cloud(name), RevokeTarget::Host))
+        });
+        Ok(revoked.await??)
+    }
+
+    /// Every host that ever enrolled.
+    ///
+    /// # Errors
+    /// [`HandleError::Stopped`].
+    pub async fn enrolled(&self) -> Result<Vec<HostView>, HandleError> {
+        self.call(|machine, _| view::hosts(machine)).await
+    }
+
+    /// Where every service is.
+    ///
+    /// # Errors
+    /// [`HandleError::Stopped`].
+    pub async fn placements(&self) -> Result<Vec<ServiceView>, HandleError> {
+        self.call(|machine, now| view::services(machine, now)).await
+    }
+
+    /// How every cloud did, and what was rejected.
+    ///
+    /// # Errors
+    /// [`HandleError::Stopped`].
+    pub async fn stats(&self) -> Result<StatsView, HandleError> {
+        self.call(|machine, _| StatsView::new(machine)).await
+    }
+}

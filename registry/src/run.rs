@@ -1,0 +1,171 @@
+//! Starts a Registry in this process.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wayfare_net::{Connector, Net, NetConfig, NetError, NetLimits, Pool, Protocol};
+use wayfare_protocol::{
+    limits::FRAME_BYTES_MAX,
+    registry::{Registry, RegistryConfig, RestoreError},
+    suite::Dalek,
+    trust::{Anchor, TrustBundle},
+};
+
+use crate::{
+    api, clock,
+    config::{Config, ConfigError, StoreChoice, write_trust},
+    driver::{Driver, StoreThread},
+    handle::{COMMANDS_MAX, Handle, Machine},
+    relay,
+    store::{RedbStore, Store, StoreError},
+};
+
+/// Why a Registry did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The records cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The records cannot be understood.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// It cannot listen.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The control socket cannot be made.
+    #[error("cannot make the control socket {}: check that the directory is yours", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The trust bundle cannot be written.
+    #[error(transparent)]
+    Trust(#[from] ConfigError),
+}
+
+/// A Registry that runs. Dropping it does not stop it; [`stop`](Self::stop) or the token given to [`run`] does.
+#[derive(Debug)]
+pub struct RunningRegistry {
+    handle: Handle,
+    anchor: Anchor,
+    net: Net,
+    shutdown: CancellationToken,
+    tracker: TaskTracker,
+    failure: oneshot::Receiver<StoreError>,
+}
+
+/// Starts a Registry: opens the records, listens, answers. Every dial, should there ever be one, goes through
+/// `connector`.
+///
+/// # Errors
+/// [`RunError`]; then nothing runs.
+pub async fn run(
+    config: Config,
+    connector: Arc<dyn Connector>,
+    shutdown: CancellationToken,
+) -> Result<RunningRegistry, RunError> {
+    // A registry that fails stops itself, not whoever else listens to the caller's token.
+    let shutdown = shutdown.child_token();
+    let started = start(config, connector, shutdown.clone()).await;
+    if started.is_err() {
+        shutdown.cancel();
+    }
+    started
+}
+
+async fn start(
+    config: Config,
+    connector: Arc<dyn Connector>,
+    shutdown: CancellationToken,
+) -> Result<RunningRegistry, RunError> {
+    let registry = RegistryConfig {
+        certificate_lifetime: config.certificate_lifetime,
+        ..RegistryConfig::new::<Dalek>(config.secret.clone(), Vec::new())
+    };
+    let (store, mut machine) = open(config.store, registry).await?;
+    let net_config = NetConfig {
+        seed: *config.secret.expose(),
+        listen: config.listen,
+        bootstrap: Vec::new(),
+        gossip: true,
+        connector,
+        limits: NetLimits::default(),
+    };
+    let (net, mesh_events) = Net::start(net_config, shutdown.clone()).await?;
+    let addresses = if config.announce.is_empty() { net.listen_addresses() } else { config.announce };
+    machine.set_addresses(addresses);
+    let anchor = machine.anchor();
+    if let Some(path) = &config.trust {
+        write_trust(path, &anchor)?;
+    }
+
+    let tracker = TaskTracker::new();
+    tracker.spawn(relay::run(net.clone(), TrustBundle::new(vec![anchor.clone()]), mesh_events));
+    let incoming = net.accept(Protocol::Registry)?;
+    let (pool, events) = Pool::new(net.clone(), Protocol::Registry, FRAME_BYTES_MAX, tracker.clone(), shutdown.clone());
+    let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
+    let handle = Handle { commands };
+    if let Some(path) = config.socket {
+        let listener = api::bind(&path).map_err(|source| RunError::Socket { path: path.clone(), source })?;
+        let status = api::Status::new(&config.name, &anchor);
+        tracker.spawn(api::serve(listener, path, handle.clone(), status, shutdown.clone()));
+    }
+    let (failure_sender, failure) = oneshot::channel();
+    let store = StoreThread::start(store, &tracker, failure_sender);
+    let driver = Driver::new(machine, pool, store);
+    tracker.spawn(driver.run(incoming, events, command_queue, shutdown.clone()));
+    tracker.close();
+    Ok(RunningRegistry { handle, anchor, net, shutdown, tracker, failure })
+}
+
+/// Opening and checking a store takes as long as its disk does: not on a thread that others wait for.
+async fn open(choice: StoreChoice, config: RegistryConfig) -> Result<(Box<dyn Store>, Machine), RunError> {
+    let opening = tokio::task::spawn_blocking(move || {
+        let mut store: Box<dyn Store> = match choice {
+            StoreChoice::Memory(store) => Box::new(store),
+            StoreChoice::Redb(path) => Box::new(RedbStore::open(&path)?),
+        };
+        let machine = Registry::restore(config, clock::now(), store.load()?)?;
+        Ok((store, machine))
+    });
+    opening.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+impl RunningRegistry {
+    /// Where it can be reached: multiaddrs with real ports.
+    pub fn addresses(&self) -> &[String] {
+        &self.anchor.addresses
+    }
+
+    /// What nodes need in order to trust and to reach it.
+    pub const fn anchor(&self) -> &Anchor {
+        &self.anchor
+    }
+
+    /// For commands.
+    pub const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Begins to stop: what was promised is on disk, what is under way is not answered.
+    pub fn stop(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Returns once it has stopped, and every port, file and socket is free again.
+    ///
+    /// # Errors
+    /// [`RunError::Store`] if it stopped because the store failed.
+    pub async fn stopped(mut self) -> Result<(), RunError> {
+        self.tracker.wait().await;
+        self.net.stopped().await;
+        match self.failure.try_recv() {
+            Ok(error) => Err(RunError::Store(error)),
+            Err(_) => Ok(()),
+        }
+    }
+}

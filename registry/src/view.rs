@@ -1,0 +1,214 @@
+//! The Registry's state as people and scripts see it: the JSON of the control API and of `--json`. Times are fractional
+//! milliseconds unless a name says otherwise; identifiers are base58.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use wayfare_protocol::{
+    registry::{CloudStats, Distribution, Enrolment, PlacementView, Registry},
+    reject::{Guards, RejectCounters},
+    suite::Suite,
+    time::{Micros, Now},
+    trust::JoinToken,
+};
+
+/// A new join token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinTokenView {
+    /// The token: a secret.
+    pub token: String,
+    /// The provider's name.
+    pub cloud: String,
+    /// `cloud`, `home` or `gateway`.
+    pub role: String,
+    /// How long it can be used, in seconds.
+    pub ttl_s: u64,
+}
+
+impl JoinTokenView {
+    pub(crate) fn new(token: &JoinToken, lifetime: Micros) -> Self {
+        Self {
+            token: token.to_text(),
+            cloud: token.name.clone(),
+            role: token.role.name().to_owned(),
+            ttl_s: lifetime.0 / 1_000_000,
+        }
+    }
+}
+
+/// A host that enrolled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostView {
+    /// The provider's name.
+    pub cloud: String,
+    /// The provider's identifier.
+    pub cloud_id: String,
+    /// The host's key.
+    pub host: String,
+    /// `cloud`, `home` or `gateway`.
+    pub role: String,
+    /// Where the provider says it is.
+    pub region: String,
+    /// Whether it, or its provider, is revoked.
+    pub revoked: bool,
+    /// End of its certificate, in seconds since the Unix epoch.
+    pub certificate_expiry_s: u64,
+}
+
+impl HostView {
+    pub(crate) fn new(host: Enrolment<'_>) -> Self {
+        let certificate = host.certificate;
+        Self {
+            cloud: certificate.name.clone(),
+            cloud_id: certificate.cloud.to_string(),
+            host: certificate.host.to_string(),
+            role: certificate.role.name().to_owned(),
+            region: certificate.region.clone(),
+            revoked: host.revoked,
+            certificate_expiry_s: certificate.expiry.0 / 1_000_000,
+        }
+    }
+}
+
+/// Where a service is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// The service's name.
+    pub name: String,
+    /// The service's identifier.
+    pub service: String,
+    /// `era.hop`.
+    pub epoch: String,
+    /// How many moves through the Registry, plus one.
+    pub era: u64,
+    /// The provider's name.
+    pub cloud: String,
+    /// The host's key.
+    pub host: String,
+    /// Where it was before.
+    pub previous: String,
+    /// The migration that led here.
+    pub migration: String,
+    /// How much longer the host may serve, as the Registry counts.
+    pub lease_left_ms: f64,
+    /// Whether a move has been allowed and is not decided.
+    pub moving: bool,
+}
+
+impl ServiceView {
+    pub(crate) fn new(view: &PlacementView<'_>) -> Self {
+        let placement = view.placement;
+        Self {
+            name: view.name.to_owned(),
+            service: placement.service.to_string(),
+            epoch: placement.epoch.to_string(),
+            era: placement.epoch.era,
+            cloud: view.cloud.map_or_else(|| placement.cloud.to_string(), str::to_owned),
+            host: placement.host.to_string(),
+            previous: placement.previous.to_string(),
+            migration: placement.mig.to_string(),
+            lease_left_ms: view.lease_left.as_millis_f64(),
+            moving: view.moving,
+        }
+    }
+}
+
+/// How a duration is distributed; `None` without any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DurationView {
+    /// Arithmetic mean.
+    pub mean: Option<f64>,
+    /// Median, to about 3 %.
+    pub p50: Option<f64>,
+    /// 90th percentile.
+    pub p90: Option<f64>,
+    /// 99th percentile.
+    pub p99: Option<f64>,
+}
+
+impl DurationView {
+    fn new(durations: &Distribution) -> Self {
+        let millis = |duration: Option<Micros>| duration.map(Micros::as_millis_f64);
+        Self {
+            mean: millis(durations.mean()),
+            p50: millis(durations.percentile(50)),
+            p90: millis(durations.percentile(90)),
+            p99: millis(durations.percentile(99)),
+        }
+    }
+}
+
+/// How a cloud did as a target of migrations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CloudView {
+    /// The provider's name.
+    pub name: String,
+    /// The provider's identifier.
+    pub cloud: String,
+    /// Migrations that it completed.
+    pub count: u64,
+    /// Migrations to it that ended without a placement there.
+    pub failures: u64,
+    /// T_B − T_A: how long it took to answer.
+    pub response_ms: DurationView,
+    /// T_comp − T_B: how long the transfer took.
+    pub transfer_ms: DurationView,
+    /// The first as the sources measured it, each by its own clock.
+    pub response_by_source_ms: DurationView,
+    /// The second as the sources measured it.
+    pub transfer_by_source_ms: DurationView,
+    /// Migrations whose two sets of figures disagree.
+    pub disagreements: u64,
+    /// Whether they are so many that its clock, or its word, is doubtful.
+    pub flagged: bool,
+}
+
+impl CloudView {
+    fn new(stats: &CloudStats) -> Self {
+        Self {
+            name: stats.name.clone(),
+            cloud: stats.cloud.to_string(),
+            count: stats.count(),
+            failures: stats.failures,
+            response_ms: DurationView::new(&stats.response),
+            transfer_ms: DurationView::new(&stats.transfer),
+            response_by_source_ms: DurationView::new(&stats.response_by_source),
+            transfer_by_source_ms: DurationView::new(&stats.transfer_by_source),
+            disagreements: stats.disagreements,
+            flagged: stats.is_flagged(),
+        }
+    }
+}
+
+/// The statistics.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatsView {
+    /// Every cloud that was ever a target, by name.
+    pub clouds: Vec<CloudView>,
+    /// How often each rejection happened since the start, by name.
+    pub rejections: BTreeMap<String, u64>,
+}
+
+impl StatsView {
+    pub(crate) fn new<S: Suite, G: Guards>(registry: &Registry<S, G>) -> Self {
+        let mut clouds: Vec<CloudView> = registry.stats().map(CloudView::new).collect();
+        clouds.sort_by(|a, b| a.name.cmp(&b.name));
+        Self { clouds, rejections: rejections(registry.rejects()) }
+    }
+}
+
+fn rejections(counters: &RejectCounters) -> BTreeMap<String, u64> {
+    counters.iter().map(|(reject, count)| (reject.name().to_owned(), count)).collect()
+}
+
+pub(crate) fn hosts<S: Suite, G: Guards>(registry: &Registry<S, G>) -> Vec<HostView> {
+    let mut hosts: Vec<HostView> = registry.enrolled().map(HostView::new).collect();
+    hosts.sort_by(|a, b| (&a.cloud, &a.host).cmp(&(&b.cloud, &b.host)));
+    hosts
+}
+
+pub(crate) fn services<S: Suite, G: Guards>(registry: &Registry<S, G>, now: Now) -> Vec<ServiceView> {
+    let mut services: Vec<ServiceView> = registry.placements(now).map(|view| ServiceView::new(&view)).collect();
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    services
+}

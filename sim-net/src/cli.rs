@@ -1,0 +1,211 @@
+//! The command line of `wayfare-sim`.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+use wayfare_protocol::placement::Policy;
+
+use crate::{
+    bench::{Report, handshake, idle},
+    demo::{self, DemoOptions},
+    layout::Journey,
+};
+
+/// Meshes of real Wayfare nodes on one machine, over the latencies of real networks.
+#[derive(Debug, Parser)]
+#[command(name = "wayfare-sim", version, after_help = "Start with: wayfare-sim demo")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A service follows its user across clouds, live
+    Demo(DemoArgs),
+    /// Measure, each figure beside its floor
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// The other process of a bench
+    #[command(name = idle::COMMAND, hide = true)]
+    IdleNode {
+        /// The node's directory
+        dir: PathBuf,
+        /// How many peers it waits for
+        peers: usize,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  wayfare-sim demo                                  the whole story, in about a minute
+  wayfare-sim demo --policy never                   what staying at home costs
+  wayfare-sim demo --clouds 12 --seed 7 --json      for programs: one JSON object on stdout
+  wayfare-sim demo --matrix my.csv --path 0,3,7     your own latencies, your own journey
+  wayfare-sim demo --listen 127.0.0.1:8080          and meanwhile: curl -X POST http://127.0.0.1:8080/count
+
+A matrix is a square CSV of round-trip times in milliseconds; a header row and a column of labels may be there or not.")]
+struct DemoArgs {
+    /// Clouds on the mesh
+    #[arg(long, default_value_t = 8)]
+    clouds: usize,
+    /// Round-trip times, a CSV file [default: 16 PlanetLab nodes]
+    #[arg(long, value_name = "FILE.csv")]
+    matrix: Option<PathBuf>,
+    /// The rows that the user visits, in turn
+    #[arg(long, value_name = "ROWS", value_delimiter = ',', conflicts_with = "stops")]
+    path: Option<Vec<usize>>,
+    /// How many places the user visits
+    #[arg(long, default_value_t = 4)]
+    stops: usize,
+    /// How long the user stays at each place, seconds
+    #[arg(long, default_value_t = 15.0, value_name = "SECONDS")]
+    dwell: f64,
+    /// Requests a second, sent at fixed times however long the answers take
+    #[arg(long, default_value_t = 100.0, value_name = "PER_SECOND")]
+    rate: f64,
+    /// Lets clients from outside in through the gateway as well
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// The service: kv, or a module of your own
+    #[arg(long, default_value = "kv", value_name = "kv|FILE.wasm")]
+    service: PathBuf,
+    /// When the service moves
+    #[arg(long, value_enum, default_value_t = PolicyArg::Sardis)]
+    policy: PolicyArg,
+    /// Chooses who stands where
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON object at the end, and nothing else on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PolicyArg {
+    /// When the expected gain repays the downtime
+    Sardis,
+    /// Whenever another cloud is nearer
+    Nearest,
+    /// Not at all
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// Whole migrations of a tiny service on open connections, beside what the protocol demands
+    #[command(after_help = "Example: wayfare-sim bench handshake --json")]
+    Handshake {
+        /// Migrations to time
+        #[arg(long, default_value_t = 200)]
+        rounds: usize,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// The dwell that a demo may have, seconds.
+const DWELL_MAX_S: f64 = 86_400.0;
+
+impl DemoArgs {
+    fn options(self) -> Result<DemoOptions, String> {
+        if !(self.dwell > 0.0 && self.dwell <= DWELL_MAX_S) {
+            return Err(format!("--dwell {}: give seconds above 0 and up to {DWELL_MAX_S}", self.dwell));
+        }
+        Ok(DemoOptions {
+            clouds: self.clouds,
+            matrix: self.matrix,
+            journey: self.path.map_or(Journey::Stops(self.stops), Journey::Path),
+            dwell: Duration::from_secs_f64(self.dwell),
+            rate: self.rate,
+            listen: self.listen,
+            module: (self.service.as_os_str() != "kv").then_some(self.service),
+            policy: match self.policy {
+                PolicyArg::Sardis => Policy::Sardis,
+                PolicyArg::Nearest => Policy::Nearest,
+                PolicyArg::Never => Policy::Never,
+            },
+            seed: self.seed,
+            quiet: false,
+        })
+    }
+}
+
+pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; whoever closed the terminal needs neither.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into(), 1),
+    };
+    match cli.command {
+        Command::Demo(args) => runtime.block_on(run_demo(args)),
+        Command::IdleNode { dir, peers } => match runtime.block_on(idle::serve(&dir, peers)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, 1),
+        },
+        Command::Bench(BenchCommand::Handshake { rounds, json }) => {
+            match runtime.block_on(handshake::run(rounds, !json)) {
+                Ok(report) => print_report(&report, json),
+                Err(error) => fail(&error, 1),
+            }
+        }
+    }
+}
+
+async fn run_demo(args: DemoArgs) -> ExitCode {
+    let json = args.json;
+    let options = match args.options() {
+        Ok(options) => options,
+        Err(reason) => return fail(&anyhow::anyhow!(reason), 2),
+    };
+    let prepared = match demo::prepare(options) {
+        Ok(prepared) => prepared,
+        Err(error) => return fail(&error, 2),
+    };
+    let summary = match prepared.run().await {
+        Ok(summary) => summary,
+        Err(error) => return fail(&error, 1),
+    };
+    if json {
+        print_json(&summary);
+    } else {
+        println!("\n{summary}");
+        println!("\nnext: wayfare-sim demo --policy never   what staying at home costs");
+        println!("      README.md                         run registry, clouds and gateway as processes of their own");
+    }
+    if summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print_report(report: &Report, json: bool) -> ExitCode {
+    if json {
+        print_json(report)
+    } else {
+        println!("{report}")
+    }
+    ExitCode::SUCCESS
+}
+
+fn print_json(value: &impl Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => println!("{text}"),
+        Err(error) => eprintln!("wayfare-sim: the result cannot be written as JSON: {error}"),
+    }
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("wayfare-sim: {error:#}");
+    ExitCode::from(code)
+}
