@@ -186,7 +186,7 @@ impl World {
                 assert_eq!(result, Ok(()), "{frame:?}");
             }
             Message::Registry { to, frame, .. } if to == self.gateway_id => {
-                let RegistryFrame::Found(found) = frame else { panic!("unexpected {frame:?}") };
+                let RegistryFrame::Found(found) = frame else { unreachable!("{frame:?}") };
                 let id = self.registry.id();
                 self.gateway.handle_found(now, id, &found).expect("an honest answer");
             }

@@ -165,7 +165,7 @@ impl Owner {
         while let Some(effect) = self.host.poll_effect() {
             match effect {
                 Effect::Persist { seq, entry } => self.persist(seq, &entry).await,
-                Effect::ToRegistry(registry, frame) => self.to_registry(registry, &frame.to_bytes()),
+                Effect::ToRegistry(registry, frame) => self.tell_registry(registry, &frame.to_bytes()),
                 Effect::ToPeer { host, addresses, frame } => {
                     debug!(peer = %format!("{host:#}"), message = frame.name(), "send");
                     self.migrate.send(host, &addresses, frame.to_bytes().into());
@@ -197,7 +197,7 @@ impl Owner {
         }
     }
 
-    fn to_registry(&mut self, registry: RegistryId, bytes: &[u8]) {
+    fn tell_registry(&mut self, registry: RegistryId, bytes: &[u8]) {
         let Ok(anchor) = self.bundle.anchor(registry) else { return };
         self.registry.send(anchor.host(), &anchor.addresses, Bytes::copy_from_slice(bytes));
     }
@@ -249,7 +249,7 @@ impl Owner {
             let result = bulk::send(net, host, addresses, mig, queue).await;
             let _ = happened.send(Happened::Sent { mig, result }).await;
         });
-        self.task(stay, Task::Capture { job, module, records });
+        self.task(stay, Task::Capture { job: Box::new(job), module, records });
     }
 
     fn receive(&mut self, job: ReceiveJob) {

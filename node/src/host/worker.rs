@@ -28,7 +28,7 @@ pub(super) enum Origin {
 /// What to do to an instance.
 pub(super) enum Task {
     Call { client: ClientId, sequence: u64, request: Vec<u8> },
-    Capture { job: CaptureJob, module: Option<Arc<[u8]>>, records: mpsc::Sender<SealedRecord> },
+    Capture { job: Box<CaptureJob>, module: Option<Arc<[u8]>>, records: mpsc::Sender<SealedRecord> },
     Resume,
 }
 
