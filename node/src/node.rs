@@ -3,7 +3,7 @@
 //! [`start`] serves the `wayfare` binary and programs that run many nodes in one process alike: everything comes in as a
 //! value. [`NodeOptions::from_dir`] reads the values from a state directory, [`NodeOptions::joining`] makes a new node's.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -14,22 +14,28 @@ use wayfare_protocol::{
     ids::RegistryId,
     limits::ADDRESSES_MAX,
     migration::messages::Lookup,
-    reject::{Reject, Strict},
+    reject::Strict,
     suite::{Dalek, Secret, fresh_secret},
     trust::{Certificate, JoinToken, Role, Signed, TrustBundle, Verified},
 };
 
 use crate::{
-    api::{self, ApiError, ApiParts},
+    api::{self, ApiParts},
     clock::{entropy, now},
-    config::{Config, ConfigError},
-    enrol::{Candidate, EnrolError},
-    gateway::{self, GatewayError, GatewayHandle, GatewayParts},
-    host::{self, HostError, HostHandle, HostParts},
-    runtime::{Driver, ProbeError, wasm::WasmDriver},
+    config::Config,
+    enrol::Candidate,
+    gateway::{self, GatewayHandle, GatewayParts},
+    host::{self, HostHandle, HostParts},
+    runtime::{Driver, wasm::WasmDriver},
     shutdown,
     state::{DirLock, Membership, StateDir, StateError},
 };
+
+mod error;
+#[cfg(test)]
+mod tests;
+
+pub use error::NodeError;
 
 const ROLES: [Role; 3] = [Role::Cloud, Role::Home, Role::Gateway];
 /// The last days of a certificate, of which people are warned.
@@ -95,79 +101,6 @@ impl NodeOptions {
             api: None,
             forget_lost: false,
             lock: None,
-        }
-    }
-}
-
-/// Why a node does not start. Nothing runs then; it may have joined.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// It is another node than was meant.
-    #[error("this node joined as {joined}, not as {asked}: leave --role out, or name another --dir")]
-    Role {
-        /// What it was to be.
-        asked: &'static str,
-        /// What it is.
-        joined: &'static str,
-    },
-    /// A setting cannot be.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// An address of the configuration cannot be used.
-    #[error("{file}: {key}")]
-    Address {
-        /// The configuration's file.
-        file: PathBuf,
-        /// The setting.
-        key: &'static str,
-        /// What is wrong with it.
-        source: Box<NetError>,
-    },
-    /// The mesh cannot be had.
-    #[error("the mesh cannot be started")]
-    Net(#[source] Box<NetError>),
-    /// It has not joined.
-    #[error("this node has not joined")]
-    Enrol(#[from] EnrolError),
-    /// Its certificate is not valid (any more).
-    #[error("the certificate in {dir} cannot be used: put a new join token into join.token there (chmod 600)")]
-    Certificate {
-        /// The state directory.
-        dir: PathBuf,
-        /// Why.
-        source: Reject,
-    },
-    /// This machine cannot run services.
-    #[error("this machine cannot run services")]
-    Driver(#[from] ProbeError),
-    /// Compiled code cannot be kept.
-    #[error("cannot make {dir} for compiled code")]
-    CodeCache {
-        /// Where.
-        dir: PathBuf,
-        /// The operating system's error.
-        source: io::Error,
-    },
-    /// The host's part does not start.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// The gateway's part does not start.
-    #[error(transparent)]
-    Gateway(#[from] GatewayError),
-    /// The control API does not start.
-    #[error(transparent)]
-    Api(#[from] ApiError),
-}
-
-impl NodeError {
-    /// Whether the operator has to change something before another start can succeed: a setting, a file, a port, a token.
-    pub fn is_setup(&self) -> bool {
-        match self {
-            Self::Role { .. } | Self::Config(_) | Self::Address { .. } | Self::Certificate { .. } => true,
-            Self::Enrol(error) => matches!(error, EnrolError::Refused { .. } | EnrolError::State(_)),
-            Self::Gateway(error) => matches!(error, GatewayError::Listen { .. } | GatewayError::Service { .. }),
-            Self::Api(error) => error.is_setup(),
-            Self::Net(_) | Self::Host(_) | Self::Driver(_) | Self::CodeCache { .. } => false,
         }
     }
 }
@@ -263,8 +196,11 @@ async fn join_mesh(
             NetError::Listen { address, .. } => address,
             _ => return NodeError::Net(Box::new(error)),
         };
-        let key = settings.key_of(address);
-        NodeError::Address { file: options.dir.config_file(), key, source: Box::new(error) }
+        let (file, key) = match settings.key_of(address) {
+            Some(key) => (options.dir.config_file(), key),
+            None => (options.dir.trust_file(), "registries"),
+        };
+        NodeError::Address { file, key, source: Box::new(error) }
     })
 }
 

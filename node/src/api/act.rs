@@ -142,7 +142,11 @@ async fn plan(api: &Shared, name: &str, request: &MoveRequest) -> Result<Plan, F
     let (name, wanted) = (name.to_owned(), request.to.clone());
     let plan = move |host: &mut wayfare_protocol::host::Host, now| {
         let service = host.find_service(&name).ok_or_else(|| Failure::no_service(&name))?;
-        let explanation = host.explain(now, service)?;
+        let mut explanation = host.explain(now, service)?;
+        // No advert of its own tells the machine its name.
+        if let Some(here) = explanation.rows.iter_mut().find(|row| row.here && row.cloud.is_empty()) {
+            here.cloud = host.host_name(now, here.host);
+        }
         let to = match wanted {
             Some(cloud) => Some(find_target(host, now, &cloud)?),
             None => explanation.chosen(),

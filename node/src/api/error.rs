@@ -2,13 +2,16 @@
 
 use axum::{
     Json,
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use wayfare_protocol::reject::Reject;
 
 use super::shapes::ErrorBody;
 use crate::host::DeployError;
+
+/// Bytes of an HTTP library's explanation that are passed on.
+const TEXT_BYTES_MAX: usize = 4096;
 
 /// A refusal: status, what is wrong, what to do.
 #[derive(Debug)]
@@ -75,6 +78,19 @@ pub(super) fn advice(reason: &str) -> &'static str {
         Some(Reject::Revoked | Reject::NotEnrolled) => "ask the operator of the registry",
         Some(_) | None => "see the logs of this node and of the registry",
     }
+}
+
+/// What the HTTP library refuses by itself (a body that is too long, a query that it cannot read) in the API's form.
+pub(super) async fn in_json(response: Response) -> Response {
+    let status = response.status();
+    let is_json =
+        response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if is_json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), TEXT_BYTES_MAX).await.unwrap_or_default();
+    let error = format!("{status}: {}", String::from_utf8_lossy(&text));
+    Failure::new(status, error, "send what the API's description asks for").into_response()
 }
 
 impl From<Reject> for Failure {

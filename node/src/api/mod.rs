@@ -173,32 +173,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/deploy", post(act::deploy).layer(DefaultBodyLimit::max(module_bytes_max)))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_path)
+        .layer(axum::middleware::map_response(error::in_json))
         .with_state(shared)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
-        let temp = tempfile::tempdir().unwrap();
-        let socket = temp.path().join("api.sock");
-        let first = listen(&socket).unwrap();
-        assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(listen(&socket), Err(ApiError::InUse { .. })));
-        drop(first);
-        assert!(socket.exists() && listen(&socket).is_ok());
-    }
-
-    #[tokio::test]
-    async fn what_is_no_socket_is_left_alone() {
-        let temp = tempfile::tempdir().unwrap();
-        let file = temp.path().join("api.sock");
-        fs::write(&file, "precious").unwrap();
-        assert!(matches!(listen(&file), Err(ApiError::Listen { .. })));
-        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
-        let long = temp.path().join("x".repeat(120));
-        assert!(listen(&long).unwrap_err().to_string().contains("107 bytes"));
-    }
-}
+mod tests;

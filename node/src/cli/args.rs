@@ -1,6 +1,9 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use wayfare_protocol::{placement::Policy, trust::Role};
@@ -13,7 +16,7 @@ use wayfare_protocol::{placement::Policy, trust::Role};
     max_term_width = 100,
     after_help = "\
 Examples:
-  wayfare init --dir fjord --join \"$(cat token)\" --bootstrap /ip4/192.0.2.7/tcp/4740
+  wayfare init --dir fjord --join \"$(cat token)\" --bootstrap 192.0.2.7:4740
   wayfare run --dir fjord
   wayfare deploy kv.wasm --name kv --dir fjord
   wayfare move kv --to delta --dir fjord
@@ -38,7 +41,7 @@ pub(super) enum Command {
     #[command(after_help = "\
 Examples:
   wayfare init --dir fjord --join wayfare-join-1:8Zx... --region eu-north
-  wayfare init --dir gate --join - --service kv=127.0.0.1:8080 --bootstrap /ip4/192.0.2.7/tcp/4740 < token
+  wayfare init --dir gate --join - --service kv=127.0.0.1:8080 --bootstrap 192.0.2.7:4740 < token
 
 The token comes from `wayfare-registry join-token`, and says whether the node is a cloud, a home or a gateway.
 Nothing is overwritten. Every setting is explained in the node.toml that this writes.")]
@@ -119,14 +122,14 @@ pub(super) struct Init {
     /// The join token; `-` reads it from stdin
     #[arg(long, value_name = "TOKEN")]
     pub(super) join: String,
-    /// Where to listen [default: /ip4/0.0.0.0/tcp/4740; a gateway only dials]
-    #[arg(long, value_name = "MULTIADDR")]
+    /// Where to listen, as 192.0.2.7:4740 or a multiaddr [default: 0.0.0.0:4740; a gateway only dials]
+    #[arg(long, value_name = "ADDRESS", value_parser = multiaddr)]
     pub(super) listen: Vec<String>,
     /// Nodes to stay connected to
-    #[arg(long, value_name = "MULTIADDR")]
+    #[arg(long, value_name = "ADDRESS", value_parser = multiaddr)]
     pub(super) bootstrap: Vec<String>,
     /// Where other nodes reach this one, if not where it listens
-    #[arg(long, value_name = "MULTIADDR")]
+    #[arg(long, value_name = "ADDRESS", value_parser = multiaddr)]
     pub(super) advertise: Vec<String>,
     /// Where the node is, for owners' policies
     #[arg(long, default_value = "")]
@@ -238,6 +241,22 @@ fn policy(text: &str) -> Result<Policy, String> {
     Policy::parse(text).ok_or_else(|| "a policy is sardis, nearest or never".to_owned())
 }
 
+/// HOST:PORT as a multiaddr; a multiaddr as it is.
+fn multiaddr(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        return Ok(text.to_owned());
+    }
+    let (host, port) = text.rsplit_once(':').ok_or("write it as 192.0.2.7:4740, or as a multiaddr")?;
+    let port: u16 = port.parse().map_err(|_| format!("`{port}` is no port"))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => Ok(format!("/ip4/{ip}/tcp/{port}")),
+        Ok(IpAddr::V6(ip)) => Ok(format!("/ip6/{ip}/tcp/{port}")),
+        Err(_) if !host.is_empty() && !host.contains(['/', ':']) => Ok(format!("/dns/{host}/tcp/{port}")),
+        Err(_) => Err(format!("`{host}` is no host")),
+    }
+}
+
 fn carried(text: &str) -> Result<(String, SocketAddr), String> {
     let (name, address) = text.rsplit_once('=').ok_or("write it as kv=127.0.0.1:8080")?;
     let address = address.parse().map_err(|_| format!("`{address}` is no address like 127.0.0.1:8080"))?;
@@ -282,6 +301,22 @@ mod tests {
         let Command::Deploy(args) = parse(line).unwrap().command else { panic!() };
         assert_eq!((args.allow_clouds, args.max_rtt, args.memory), (vec!["a".into(), "b".into()], Some(40), 64));
         assert_eq!(args.durability, Durability::Log);
+    }
+
+    #[test]
+    fn addresses_become_multiaddrs() {
+        let cases = [
+            ("127.0.0.1:0", "/ip4/127.0.0.1/tcp/0"),
+            ("[::1]:4740", "/ip6/::1/tcp/4740"),
+            ("a.example:4740", "/dns/a.example/tcp/4740"),
+            ("/ip4/1.2.3.4/tcp/5/p2p/x", "/ip4/1.2.3.4/tcp/5/p2p/x"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(multiaddr(text).as_deref(), Ok(expected));
+        }
+        for text in ["", "4740", ":4740", "1.2.3.4:70000", "::1::5"] {
+            assert!(multiaddr(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -157,12 +157,14 @@ fn describe(migration: &Migration) -> String {
         Side::Source => ("source", to),
         Side::Target => ("target", from),
     };
-    text.push_str(&format!("\nas the {side} saw it; times from its first step\n\n"));
-    let first = steps.first().map_or(0, |step| step.at_us);
+    text.push_str(&format!("\nas the {side} saw it; times from its first message\n\n"));
+    // The advert may have come long before.
+    let messages = steps.iter().filter(|step| step.step > 1);
+    let first = messages.map(|step| step.at_us).min().unwrap_or(0) as f64;
     let row = |number: u8| {
         let seen = steps.iter().find(|step| step.step == number);
         let (time, note) = match seen {
-            Some(step) => (millis(Some(step.at_us.saturating_sub(first) as f64 / 1e3)), String::new()),
+            Some(step) => (millis(Some((step.at_us as f64 - first) / 1e3)), String::new()),
             None if migration.outcome == Outcome::Moved => ("-".to_owned(), format!("seen by {other}")),
             None => ("-".to_owned(), "not reached, or not seen here".to_owned()),
         };
@@ -250,14 +252,15 @@ mod tests {
             failure: None,
             bytes: 2048,
             downtime_ms: Some(12.5),
-            steps: vec![step(1, 1_000_000), step(2, 1_000_000), step(3, 1_004_200), step(12, 1_090_000)],
+            steps: vec![step(1, 750_000), step(2, 1_000_000), step(3, 1_004_200), step(12, 1_090_000)],
         };
         let text = describe(&migration);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], "`kv` from home to delta: moved, 2.0 KiB of state, down for 12.5 ms");
-        assert_eq!(lines[5], "step  name                 after");
-        assert_eq!(lines[8], "   3  yes cloud           4.2 ms");
-        assert_eq!(lines[10], "   5  verify service           -  seen by delta");
-        assert_eq!(lines[17], "  12  released           90.0 ms");
+        assert_eq!(lines[5], "step  name                   after");
+        assert_eq!(lines[6], "   1  advertisement      -250.0 ms");
+        assert_eq!(lines[8], "   3  yes cloud             4.2 ms");
+        assert_eq!(lines[10], "   5  verify service             -  seen by delta");
+        assert_eq!(lines[17], "  12  released             90.0 ms");
     }
 }

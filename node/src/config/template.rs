@@ -27,7 +27,7 @@ pub(crate) fn template(config: &Config, role: Role) -> String {
          # Where to listen, as multiaddrs; /tcp/0 takes a free port. [] only dials, which is enough for a gateway.\n\
          # Default: [\"/ip4/0.0.0.0/tcp/4740\"]\n\
          listen = {listen}\n\
-         # Nodes to stay connected to; one that is up is enough to find all others. A /p2p/ suffix pins its key.\n\
+         # Nodes to stay connected to, besides the registry, through which others are found. A /p2p/ suffix pins a key.\n\
          # Default: []\n\
          bootstrap = {bootstrap}\n\
          # Where other nodes reach this one, if not where it listens (a port that a router forwards, say): at most 8.\n\

@@ -158,6 +158,11 @@ impl StateDir {
         self.path.join("node.toml")
     }
 
+    /// `trust.json`.
+    pub fn trust_file(&self) -> PathBuf {
+        self.path.join("trust.json")
+    }
+
     /// `api.sock`.
     pub fn socket(&self) -> PathBuf {
         self.path.join("api.sock")
@@ -232,7 +237,7 @@ impl StateDir {
     /// # Errors
     /// [`StateError`].
     pub fn trust(&self) -> Result<TrustBundle, StateError> {
-        let path = self.file("trust.json");
+        let path = self.trust_file();
         trust::from_text(&files::read(&path, FILE_BYTES_MAX)?).map_err(|reason| {
             StateError::damaged(&path, reason, "take it from another node of the same registry, or `wayfare init` anew")
         })

@@ -1,22 +1,30 @@
 //! How long a migration of a tiny service takes on open connections over loopback, beside what the protocol demands; and
 //! what an idle node takes of memory.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use futures::future::try_join_all;
 use tokio::sync::broadcast;
-use wayfare_protocol::{host::Event, ids::ServiceId, placement::Policy, trust::Role};
+use wayfare_protocol::{
+    host::Event, ids::ServiceId, migration::trace::step_name, placement::Policy, trust::Role,
+};
 
 use super::{
     Memory, Report, Row,
     floor::{COUNTS, Floor},
     quantile,
 };
-use crate::mesh::{Joining, Member, Mesh, Records};
+use crate::{
+    mesh::{Joining, Member, Mesh, Records, migrations},
+    moves::Move,
+};
 
-/// The service that moves: `tests/guests/kv`, two pages of memory.
-const KV: &[u8] = include_bytes!("../../../tests/guests/kv/kv.wasm");
+/// The service that moves: one page of memory, almost all of it zero.
+const TINY: &[u8] = include_bytes!("../../../tests/guests/tiny/tiny.wasm");
 /// Migrations before those that count.
 const WARM_UP: usize = 10;
 /// How often each primitive of the floor is timed.
@@ -43,6 +51,7 @@ pub async fn run(rounds: usize, progress: bool) -> anyhow::Result<Report> {
     }))
     .await?;
     let measured = measure(&mesh, &members, rounds, progress).await;
+    let moves = migrations(&members).await;
     mesh.stop(members).await;
     let (mut times, before, after) = measured?;
     // Primitives are timed before and after: the machine may have been busier at one end.
@@ -51,6 +60,9 @@ pub async fn run(rounds: usize, progress: bool) -> anyhow::Result<Report> {
         let value = quantile(&mut times, at).context("there were migrations")?;
         let row = Row::new(name, value, "us").param("rounds", rounds as u64).floor(floor.total_us());
         report.push(floor_params(row, &floor));
+    }
+    for row in step_rows(&moves?) {
+        report.push(row);
     }
     for row in idle_rows().await? {
         report.push(row);
@@ -83,7 +95,7 @@ async fn measure(
     for (from, to) in [(home, alpha), (alpha, beta), (beta, alpha)] {
         meet(from, to).await?;
     }
-    let service = mesh.deploy(home, "tiny", KV.to_vec()).await?;
+    let service = mesh.deploy(home, "tiny", TINY.to_vec()).await?;
     transfer(home, alpha, service).await?;
     let before = Floor::measure(mesh.dir(), &alpha.node.net, &beta.node.net, FLOOR_ROUNDS).await?;
     let mut times = Vec::with_capacity(rounds);
@@ -144,6 +156,22 @@ async fn next(events: &mut broadcast::Receiver<Event>, wanted: impl Fn(&Event) -
             return Ok(());
         }
     }
+}
+
+/// When each step was done, from asking the Registry (step 2) on: the median over the migrations still remembered.
+fn step_rows(moves: &[Move]) -> Vec<Row> {
+    let mut at: BTreeMap<u8, Vec<f64>> = BTreeMap::new();
+    for done in moves.iter().filter(|done| done.succeeded()).skip(1 + WARM_UP) {
+        let begun = done.steps.iter().find(|step| step.step == 2).map_or(0, |step| step.t_us);
+        for step in done.steps.iter().filter(|step| step.step > 2) {
+            at.entry(step.step).or_default().push(step.t_us.saturating_sub(begun) as f64);
+        }
+    }
+    let row = |(step, mut times): (u8, Vec<f64>)| {
+        let median = quantile(&mut times, 0.5)?;
+        Some(Row::new(format!("step.{step:02}"), median, "us").param("name", step_name(step)))
+    };
+    at.into_iter().filter_map(row).collect()
 }
 
 /// A node of its own process, connected to [`PEERS`] peers, with nothing to do.

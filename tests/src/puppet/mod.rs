@@ -1,0 +1,3 @@
+//! Parties that a test plays: honest machines, whose frames the test can hold back, alter and replace.
+
+pub mod registry;

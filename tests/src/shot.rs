@@ -1,0 +1,213 @@
+//! Bytes to send, and the rejection that they must provoke.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use wayfare_protocol::{
+    ids::RegistryId,
+    reject::Reject,
+    suite::{Dalek, Secret},
+    trust::{CoSigned, Message, Receiver, Signed},
+    wire::{self, Frame, VERSION, Wire},
+};
+
+use crate::alter::{Expect, Table};
+
+/// One thing to send.
+#[derive(Clone, Debug)]
+pub struct Shot {
+    /// Message and alteration, for people.
+    pub name: String,
+    /// A frame's content.
+    pub bytes: Vec<u8>,
+    /// The named rejection.
+    pub expect: Reject,
+}
+
+impl Shot {
+    /// A shot.
+    pub fn new(name: impl Into<String>, bytes: Vec<u8>, expect: Reject) -> Self {
+        Self { name: name.into(), bytes, expect }
+    }
+
+    /// A frame that is well formed.
+    pub fn frame(name: impl Into<String>, frame: &impl Frame, expect: Reject) -> Self {
+        Self::new(name, frame.to_bytes(), expect)
+    }
+}
+
+/// A key of nobody.
+pub fn thief() -> Secret {
+    Secret::new([66; 32])
+}
+
+/// How a message is signed when it is honest.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    /// The legitimate key.
+    pub secret: Secret,
+    /// In whose realm.
+    pub registry: RegistryId,
+    /// For whom.
+    pub receiver: Receiver,
+}
+
+/// Encodes like `T`, under another label.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent, bound = "T: Serialize + DeserializeOwned")]
+struct Relabelled<T>(T);
+
+impl<T: Serialize + DeserializeOwned> Wire for Relabelled<T> {}
+
+impl<T: Serialize + DeserializeOwned> Message for Relabelled<T> {
+    const LABEL: &'static str = "wayfare/1 another message";
+}
+
+fn convert<A: Wire, B: Wire>(value: &A) -> B {
+    wire::decode(&wire::encode(value)).unwrap()
+}
+
+impl Signer {
+    /// Signs as it should be.
+    pub fn sign<T: Message>(&self, message: &T) -> Signed<T> {
+        Signed::sign::<Dalek>(&self.secret, self.registry, self.receiver, message)
+    }
+
+    /// `altered` under the signature of `honest`.
+    pub fn forge<T: Message>(&self, honest: &T, altered: &T) -> Signed<T> {
+        unsigned(&self.sign(honest), altered)
+    }
+
+    /// The same message signed with another key, for another receiver, in another realm, as another message.
+    pub fn misdirected<T: Message + Clone>(&self, message: &T) -> Vec<(&'static str, Signed<T>)> {
+        let other = RegistryId([0xee; 32]);
+        let receivers = [Receiver::Anyone, Receiver::Registry(self.registry)];
+        let receiver = receivers.into_iter().find(|receiver| *receiver != self.receiver).unwrap();
+        let (thief, relabelled) = (thief(), Relabelled(wire::decode::<T>(&wire::encode(message)).unwrap()));
+        let relabelled = Signed::sign::<Dalek>(&self.secret, self.registry, self.receiver, &relabelled);
+        vec![
+            ("signed by another key", Signed::sign::<Dalek>(&thief, self.registry, self.receiver, message)),
+            ("signed for another receiver", Signed::sign::<Dalek>(&self.secret, self.registry, receiver, message)),
+            ("signed for another registry", Signed::sign::<Dalek>(&self.secret, other, self.receiver, message)),
+            ("signed as another message", convert(&relabelled)),
+        ]
+    }
+
+    /// Every row of `table`, altered with and without signing anew, and the message misdirected. `base` makes an honest
+    /// message, `frame` the bytes around it; `bad` is what a signature that does not verify leads to there.
+    pub fn shots<T: Message + Clone + 'static>(
+        &self,
+        table: &Table<T>,
+        mut base: impl FnMut() -> T,
+        frame: impl Fn(Signed<T>) -> Vec<u8>,
+        bad: Reject,
+    ) -> Vec<Shot> {
+        let mut shots = Vec::new();
+        for row in &table.0 {
+            let (name, honest) = (format!("{} {}", T::LABEL, row.field), base());
+            let mut altered = honest.clone();
+            (row.edit)(&mut altered);
+            if let Expect::Refused(reject) = row.resigned {
+                shots.push(Shot::new(format!("{name}, signed anew"), frame(self.sign(&altered)), reject));
+            }
+            let raw = row.raw.unwrap_or(bad);
+            shots.push(Shot::new(format!("{name}, not signed anew"), frame(self.forge(&honest, &altered)), raw));
+        }
+        for (how, signed) in self.misdirected(&base()) {
+            shots.push(Shot::new(format!("{} {how}", T::LABEL), frame(signed), bad));
+        }
+        shots
+    }
+}
+
+/// `altered` in the envelope of `honest`.
+pub fn unsigned<T: Message>(honest: &Signed<T>, altered: &T) -> Signed<T> {
+    let (envelope, body) = (wire::encode(honest), wire::encode(altered));
+    let mut bytes = (body.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&body);
+    bytes.extend_from_slice(&envelope[envelope.len() - 64..]);
+    wire::decode(&bytes).unwrap()
+}
+
+/// How a consent or a completion is signed when it is honest.
+#[derive(Clone, Debug)]
+pub struct CoSigner {
+    /// The placement's key.
+    pub placement: Secret,
+    /// The host's key.
+    pub host: Secret,
+    /// In whose realm.
+    pub registry: RegistryId,
+    /// For whom.
+    pub receiver: Receiver,
+}
+
+impl CoSigner {
+    /// Signs as it should be.
+    pub fn sign<T: Message>(&self, message: &T) -> CoSigned<T> {
+        CoSigned::sign::<Dalek>(&self.placement, &self.host, self.registry, self.receiver, message)
+    }
+
+    /// As [`Signer::shots`]; `bad_inner` is what another placement key leads to.
+    pub fn shots<T: Message + Clone + 'static>(
+        &self,
+        table: &Table<T>,
+        base: impl Fn() -> T,
+        frame: impl Fn(CoSigned<T>) -> Vec<u8>,
+    ) -> Vec<Shot> {
+        let mut shots = Vec::new();
+        for row in &table.0 {
+            let (name, honest) = (format!("{} {}", T::LABEL, row.field), base());
+            let mut altered = honest.clone();
+            (row.edit)(&mut altered);
+            if let Expect::Refused(reject) = row.resigned {
+                shots.push(Shot::new(format!("{name}, signed anew"), frame(self.sign(&altered)), reject));
+            }
+            let raw = row.raw.unwrap_or(Reject::BadCoSignature);
+            shots.push(Shot::new(format!("{name}, not signed anew"), frame(self.forge(&honest, &altered)), raw));
+        }
+        let sign = |placement: &Secret, host: &Secret, registry, receiver| {
+            frame(CoSigned::sign::<Dalek>(placement, host, registry, receiver, &base()))
+        };
+        let (thief, other, receiver) = (thief(), RegistryId([0xee; 32]), Receiver::Anyone);
+        let Self { placement, host, registry, receiver: to } = self;
+        for (how, bytes, reject) in [
+            ("with another placement key", sign(&thief, host, *registry, *to), Reject::BadSignature),
+            ("with another host's key", sign(placement, &thief, *registry, *to), Reject::BadCoSignature),
+            ("for another receiver", sign(placement, host, *registry, receiver), Reject::BadCoSignature),
+            ("for another registry", sign(placement, host, other, *to), Reject::BadCoSignature),
+        ] {
+            shots.push(Shot::new(format!("{} signed {how}", T::LABEL), bytes, reject));
+        }
+        shots
+    }
+
+    fn forge<T: Message>(&self, honest: &T, altered: &T) -> CoSigned<T> {
+        let envelope = wire::encode(&self.sign(honest));
+        let inner = Signed::sign::<Dalek>(&self.placement, self.registry, self.receiver, honest);
+        let mut bytes = wire::encode(&unsigned(&inner, altered));
+        bytes.extend_from_slice(&envelope[envelope.len() - 64..]);
+        wire::decode(&bytes).unwrap()
+    }
+}
+
+/// An honest frame cut short, with bytes too many, of another version, of no kind, longer than its kind and its stream allow.
+/// `limit` is the longest body of its kind.
+pub fn misshapen<F: Frame>(honest: &F, limit: usize) -> Vec<Shot> {
+    let (name, bytes) = (honest.name(), honest.to_bytes());
+    let shot = |how: &str, bytes: Vec<u8>, expect| Shot::new(format!("{name} {how}"), bytes, expect);
+    let mut shots = vec![
+        shot("cut short", bytes[..bytes.len() - 1].to_vec(), Reject::Malformed),
+        shot("with a byte more", [&bytes[..], &[0]].concat(), Reject::Malformed),
+        shot("without a body", bytes[..2].to_vec(), Reject::Malformed),
+        shot("of another version", [&[VERSION + 1], &bytes[1..]].concat(), Reject::WrongVersion),
+        shot("of an unknown kind", [&[VERSION, 255], &bytes[2..]].concat(), Reject::UnknownMessage),
+    ];
+    if limit + 3 <= F::BYTES_MAX {
+        let mut long = bytes.clone();
+        long.resize(limit + 3, 0);
+        shots.push(shot("longer than its kind allows", long, Reject::FrameTooLarge));
+    }
+    let mut long = bytes;
+    long.resize(F::BYTES_MAX + 1, 0);
+    shots.push(shot("longer than its stream allows", long, Reject::FrameTooLarge));
+    shots
+}
