@@ -2,7 +2,6 @@
 
 mod blockers;
 mod calls;
-mod figures;
 mod moves;
 mod replays;
 
