@@ -21,7 +21,8 @@ macro_rules! rejections {
                 }
             }
 
-            const fn text(self) -> &'static str {
+            /// What was refused, in words.
+        pub const fn text(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)*
                 }

@@ -19,6 +19,8 @@ use wayfare_protocol::{
 pub enum Expect {
     /// It is refused by this name.
     Refused(Reject),
+    /// It is sent, changes nothing, and is no fault: for the reason given.
+    Ignored(&'static str),
     /// The receiver has nothing to compare it with: the signer's own word, for the reason given. Not sent; an alteration
     /// by anybody else is still refused.
     Free(&'static str),

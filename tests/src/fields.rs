@@ -64,6 +64,10 @@ impl<'de> de::Deserializer<'de> for Tracer<'_> {
         visitor.visit_seq(Zeros { left: len })
     }
 
+    fn deserialize_tuple_struct<V: Visitor<'de>>(self, _: &str, len: usize, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_tuple(len, visitor)
+    }
+
     fn deserialize_newtype_struct<V: Visitor<'de>>(mut self, _: &str, visitor: V) -> Result<V::Value, Error> {
         self.leaf();
         visitor.visit_newtype_struct(Tracer { path: String::new(), fields: &mut Vec::new() })
@@ -98,7 +102,7 @@ impl<'de> de::Deserializer<'de> for Tracer<'_> {
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i32 i128 u128 f32 f64 char bytes byte_buf unit unit_struct tuple_struct map identifier ignored_any
+        i8 i16 i32 i128 u128 f32 f64 char bytes byte_buf unit unit_struct map identifier ignored_any
     }
 }
 
@@ -188,7 +192,10 @@ mod tests {
     #[test]
     fn nested_fields_are_listed_and_leaves_are_not_opened() {
         let fields = fields_of::<YesCloud>();
-        assert_eq!(&fields[..4], ["request.service.registry", "request.service.unique", "request.epoch.era", "request.epoch.hop"]);
+        assert_eq!(
+            &fields[..4],
+            ["request.service.registry", "request.service.unique", "request.epoch.era", "request.epoch.hop"]
+        );
         assert_eq!(&fields[fields.len() - 3..], ["manifest", "mig", "expiry"]);
         assert_eq!(fields_of::<Granted>(), ["answer", "placement"]);
         assert_eq!(fields_of::<Lookup>(), [""]);

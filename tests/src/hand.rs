@@ -7,13 +7,18 @@ use std::{
 
 use wayfare_protocol::{
     advert::Advert,
-    ids::{CloudId, Digest, Epoch, HostId, MigrationId, MigrationIds, Nonce, OwnerKey, PlacementKey, RegistryId, ServiceId},
+    ids::{
+        CloudId, Digest, Epoch, HostId, MigrationId, MigrationIds, Nonce, OwnerKey, PlacementKey, RegistryId, ServiceId,
+    },
     latency::Coordinate,
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::messages::*,
+    placement::Memory,
+    session::Sessions,
     suite::{Dalek, Secret, Suite, fresh_secret, fresh16},
     time::{Instant, Micros, Now, Timestamp},
     trust::{Anchor, Certificate, CoSigned, Message, Receiver, Role, Signed, TrustBundle, certificate::cloud_id},
+    wire,
 };
 
 use crate::shot::{CoSigner, Signer};
@@ -163,6 +168,13 @@ pub struct Service {
     /// That host's key.
     pub host_secret: Secret,
     counter: u64,
+}
+
+/// What travels beside the memory, encoded as a host encodes it: client table and what was learnt of the users.
+pub fn belongings(sessions: &Sessions, memory: &Memory) -> Vec<u8> {
+    let mut bytes = wire::encode(&sessions.to_bytes());
+    bytes.extend_from_slice(&wire::encode(memory));
+    bytes
 }
 
 impl Service {

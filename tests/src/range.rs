@@ -62,7 +62,7 @@ impl Range {
     /// What was just sent is refused as it should be.
     pub async fn judge(&mut self, shot: &Shot) {
         self.shots += 1;
-        if let Err(instead) = self.ledger.expect(&[shot.expect]).await {
+        if let Err(instead) = self.ledger.expect(shot.expect.as_slice()).await {
             self.failures.push(format!("{}: {instead}", shot.name));
         }
     }

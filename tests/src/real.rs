@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::{Arc, LazyLock, OnceLock},
     time::Duration,
 };
@@ -184,10 +183,8 @@ impl RealHost {
         let mut peer = Peer::with(config).await;
         let certificate = authority.enrol(&peer, name, role).await;
         let realm = authority.realm();
-        let (registry, verified) = realm
-            .bundle()
-            .verify_certificate::<Dalek, Strict>(&certificate, peer.host, &[role], now().wall)
-            .unwrap();
+        let (registry, verified) =
+            realm.bundle().verify_certificate::<Dalek, Strict>(&certificate, peer.host, &[role], now().wall).unwrap();
         let placement = PlacementConfig { policy: Policy::Never, ..PlacementConfig::default() };
         let dir = tempfile::tempdir().unwrap();
         let unused = tokio::sync::mpsc::channel(1).1;

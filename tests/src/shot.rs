@@ -18,14 +18,28 @@ pub struct Shot {
     pub name: String,
     /// A frame's content.
     pub bytes: Vec<u8>,
-    /// The named rejection.
-    pub expect: Reject,
+    /// The named rejection; `None`: it is ignored.
+    pub expect: Option<Reject>,
 }
 
 impl Shot {
     /// A shot.
     pub fn new(name: impl Into<String>, bytes: Vec<u8>, expect: Reject) -> Self {
-        Self { name: name.into(), bytes, expect }
+        Self { name: name.into(), bytes, expect: Some(expect) }
+    }
+
+    /// A shot that is ignored.
+    pub fn ignored(name: impl Into<String>, bytes: Vec<u8>) -> Self {
+        Self { name: name.into(), bytes, expect: None }
+    }
+
+    /// A shot of what `expect` says; `None` if that is not to be sent.
+    pub fn expecting(name: impl Into<String>, bytes: Vec<u8>, expect: Expect) -> Option<Self> {
+        match expect {
+            Expect::Refused(reject) => Some(Self::new(name, bytes, reject)),
+            Expect::Ignored(_) => Some(Self::ignored(name, bytes)),
+            Expect::Free(_) => None,
+        }
     }
 
     /// A frame that is well formed.
@@ -105,9 +119,8 @@ impl Signer {
             let (name, honest) = (format!("{} {}", T::LABEL, row.field), base());
             let mut altered = honest.clone();
             (row.edit)(&mut altered);
-            if let Expect::Refused(reject) = row.resigned {
-                shots.push(Shot::new(format!("{name}, signed anew"), frame(self.sign(&altered)), reject));
-            }
+            let anew = frame(self.sign(&altered));
+            shots.extend(Shot::expecting(format!("{name}, signed anew"), anew, row.resigned));
             let raw = row.raw.unwrap_or(bad);
             shots.push(Shot::new(format!("{name}, not signed anew"), frame(self.forge(&honest, &altered)), raw));
         }
@@ -158,9 +171,8 @@ impl CoSigner {
             let (name, honest) = (format!("{} {}", T::LABEL, row.field), base());
             let mut altered = honest.clone();
             (row.edit)(&mut altered);
-            if let Expect::Refused(reject) = row.resigned {
-                shots.push(Shot::new(format!("{name}, signed anew"), frame(self.sign(&altered)), reject));
-            }
+            let anew = frame(self.sign(&altered));
+            shots.extend(Shot::expecting(format!("{name}, signed anew"), anew, row.resigned));
             let raw = row.raw.unwrap_or(Reject::BadCoSignature);
             shots.push(Shot::new(format!("{name}, not signed anew"), frame(self.forge(&honest, &altered)), raw));
         }

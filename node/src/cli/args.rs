@@ -107,6 +107,9 @@ Examples:
         #[arg(short, long)]
         follow: bool,
     },
+    /// Count what this node refused or dropped since its start, by reason
+    #[command(after_help = "Examples:\n  wayfare rejects\n  wayfare rejects --json")]
+    Rejects,
     /// Take no more services on this node
     #[command(
         after_help = "Examples:\n  wayfare cordon\n  wayfare uncordon\n\nWhat runs here stays until it moves. A restart takes the cordon away."

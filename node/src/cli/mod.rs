@@ -82,6 +82,7 @@ async fn command(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Migrations => show::migrations(context).await,
         Command::Trace { id } => show::trace(context, &id).await,
         Command::Logs { service, follow } => show::logs(context, &service, follow).await,
+        Command::Rejects => show::rejects(context).await,
         Command::Cordon => show::cordon(context, true).await,
         Command::Uncordon => show::cordon(context, false).await,
     }

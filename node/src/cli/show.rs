@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use wayfare_protocol::migration::trace::step_name;
+use wayfare_protocol::{migration::trace::step_name, reject::Reject};
 
 use super::{
     Context, Failure, args, out,
     table::{ago, bytes, millis, or_dash, short, table},
 };
 use crate::{
-    api::shapes::{Cloud, Cordoned, Logs, Migration, MoveRequest, Moved, Outcome, Rtt, Service, Side},
+    api::shapes::{Cloud, Cordoned, Counters, Logs, Migration, MoveRequest, Moved, Outcome, Rtt, Service, Side},
     clock::now,
 };
 
@@ -35,6 +35,25 @@ pub(super) async fn clouds(context: &Context) -> Result<(), Failure> {
         };
         let rows: Vec<_> = clouds.iter().map(row).collect();
         table(&["cloud", "host", "region", "cores free>", "memory free>", "state", "address"], &rows)
+    })
+}
+
+pub(super) async fn rejects(context: &Context) -> Result<(), Failure> {
+    let counters: Counters = context.client().get(&["rejects"], "").await?;
+    context.print(&counters, |counters| {
+        let text = |name: &str| {
+            let known = Reject::ALL.iter().find(|reject| reject.name() == name);
+            known.map_or_else(String::new, |reject| reject.text().to_owned())
+        };
+        let protocol = counters.rejects.iter().map(|(name, count)| (name, count, text(name)));
+        let mesh =
+            counters.net.iter().filter(|(_, count)| **count > 0).map(|(name, count)| (name, count, String::new()));
+        let row = |(name, count, text): (&String, &u64, String)| vec![name.clone(), count.to_string(), text];
+        let rows: Vec<_> = protocol.chain(mesh).map(row).collect();
+        if rows.is_empty() {
+            return "Nothing was refused or dropped.\n".to_owned();
+        }
+        table(&["reason", "count>", "what it means"], &rows)
     })
 }
 

@@ -214,7 +214,8 @@ fn client(common: &Common) -> Client {
 }
 
 async fn serve(common: Common) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("warn,wayfare_registry=info,wayfare_net=info"));
     // A second call in one process (tests) keeps the first logger.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
     let config = StateDir::new(&common.dir).load()?;

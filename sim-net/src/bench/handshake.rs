@@ -9,9 +9,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use futures::future::try_join_all;
 use tokio::sync::broadcast;
-use wayfare_protocol::{
-    host::Event, ids::ServiceId, migration::trace::step_name, placement::Policy, trust::Role,
-};
+use wayfare_protocol::{host::Event, ids::ServiceId, migration::trace::step_name, placement::Policy, trust::Role};
 
 use super::{
     Memory, Report, Row,

@@ -1,0 +1,46 @@
+//! A service that has nothing to do with an attack: a real home, a real cloud, a real gateway.
+
+use wayfare_protocol::{ids::ServiceId, trust::Role};
+use wayfare_tests::{
+    peer::until,
+    real::{Authority, RealGateway, RealHost},
+};
+
+/// The service's name.
+const NAME: &str = "bystander";
+
+pub(crate) struct Bystander {
+    home: RealHost,
+    cloud: RealHost,
+    gateway: RealGateway,
+    service: ServiceId,
+    count: u64,
+}
+
+impl Bystander {
+    pub(crate) async fn start(authority: &Authority) -> Self {
+        let home = RealHost::start(authority, "cabin", Role::Home, &[]).await;
+        let cloud = RealHost::start(authority, "harbour", Role::Cloud, &home.at.addresses).await;
+        let service = home.deploy(authority.realm(), NAME).await;
+        let gateway = RealGateway::start(authority, &[NAME]).await;
+        let mut bystander = Self { home, cloud, gateway, service, count: 0 };
+        bystander.answers().await;
+        bystander
+    }
+
+    /// The service answers, from the state that it was in.
+    pub(crate) async fn answers(&mut self) {
+        self.count += 1;
+        assert_eq!(self.gateway.count(NAME).await, self.count);
+    }
+
+    /// An honest move succeeds, and the state comes along.
+    pub(crate) async fn moves(&mut self, authority: &Authority) {
+        self.home.until_meets(&[&self.cloud]).await;
+        self.home.begin_move(self.service, self.cloud.host()).await;
+        self.cloud.until_serving(self.service).await;
+        let there = format!("{} 2.0 {}", self.service, self.cloud.host());
+        until("the record to move", async || authority.placements().await.contains(&there).then_some(())).await;
+        self.answers().await;
+    }
+}
