@@ -51,6 +51,9 @@ pub const HALF_OPEN_PER_PEER_MAX: usize = 4;
 pub const HALF_OPEN_MAX: usize = 32;
 /// How long either side waits for the other's next message before consent; then it gives up.
 pub const STEP_TIMEOUT: Micros = Micros::from_secs(10);
+/// How long records may be on their way, in all, however often they are acknowledged: nobody keeps a service frozen, or a
+/// place reserved, by acknowledging slowly.
+pub const TRANSFER_MAX: Micros = Micros::from_secs(600);
 /// How long a frozen source waits for the decision before it asks with RECLAIM.
 pub const RECLAIM_AFTER: Micros = Micros::from_secs(5);
 /// First and longest pause between repeats of an unanswered 10, RECLAIM or RENEW.

@@ -94,6 +94,8 @@ rejections! {
     BadToken => "bad_token", "the join token is unknown, used or expired";
     BadResources => "bad_resources", "the resources named are impossible";
 
+    Broken => "broken", "the service's instance cannot run";
+
     // State records.
     RecordOutOfOrder => "record_out_of_order", "the record's number is not the next one";
     RecordForged => "record_forged", "the record does not open under the migration's key";

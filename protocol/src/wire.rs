@@ -111,3 +111,14 @@ macro_rules! frames {
     };
 }
 pub(crate) use frames;
+
+/// Makes types the bodies of frames, each with its limit in bytes: unsigned themselves, they carry signed messages or act on
+/// the stream's peer alone.
+macro_rules! bodies {
+    ($($name:ident $limit:expr,)*) => {
+        $(impl $crate::wire::Wire for $name {
+            const LIMIT: usize = $limit;
+        })*
+    };
+}
+pub(crate) use bodies;

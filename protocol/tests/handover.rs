@@ -298,9 +298,9 @@ impl World {
             }
             Effect::Gossip(gossip) => self.wires.push_back(Message::Gossip { bytes: gossip.to_bytes() }),
             Effect::Start { service, epoch, .. } => {
-                let node = self.node(from);
+                let node = self.nodes.get_mut(&from).expect("a node");
                 node.running.insert((service, epoch), Counter(0));
-                node.host.handle_started(now, (service, epoch), Ok(()));
+                node.host.handle_started(now, (service, epoch), Ok(()), &mut self.rng);
             }
             Effect::Execute { service, epoch, client, sequence, .. } => {
                 let node = self.node(from);
@@ -309,16 +309,17 @@ impl World {
             }
             Effect::Capture(job) => self.capture(from, &job),
             Effect::Resume { service, epoch } => {
-                self.node(from).host.handle_started(now, (service, epoch), Ok(()));
+                let node = self.nodes.get_mut(&from).expect("a node");
+                node.host.handle_started(now, (service, epoch), Ok(()), &mut self.rng);
             }
             Effect::Receive(job) => {
                 self.node(from).landing.insert(job.ids.mig, (job, None));
             }
             Effect::Activate { mig, service, epoch } => {
-                let node = self.node(from);
+                let node = self.nodes.get_mut(&from).expect("a node");
                 let (_, counter) = node.landing.remove(&mig).expect("it was received");
                 node.running.insert((service, epoch), counter.expect("it was received whole"));
-                node.host.handle_started(now, (service, epoch), Ok(()));
+                node.host.handle_started(now, (service, epoch), Ok(()), &mut self.rng);
             }
             Effect::DiscardInstance { service, epoch } => {
                 self.node(from).running.remove(&(service, epoch)).expect("it was here");
@@ -527,4 +528,46 @@ fn without_the_registry_a_service_stops_when_its_lease_ends() {
     world.loses = Box::new(|_| false);
     world.pass(Micros::from_secs(20));
     assert_eq!(world.count(), "4", "it goes on where it was, the held request first");
+}
+
+#[test]
+fn a_target_that_only_acknowledges_keeps_nobody_frozen() {
+    let mut world = World::new();
+    let service = world.deploy();
+    let (home, alpha) = (world.named("home"), world.named("alpha"));
+    assert_eq!(world.count(), "1");
+    // It takes the consent, and never completes.
+    world.loses = Box::new(|message| {
+        matches!(
+            message,
+            Message::Registry { frame: RegistryFrame::Complete(_), .. }
+                | Message::Migrate { frame: MigrateFrame::TransferAck(_), .. }
+        )
+    });
+    world.begin_move(service, home, alpha);
+    world.pass(Micros::from_millis(100));
+    let mig = world.nodes[&home].host.attempt_of(service).expect("under way").mig;
+    let ticket = world.ask();
+    for _ in 0..20 {
+        let frame = MigrateFrame::RecordsAcked(RecordsAcked { mig, next: 3 });
+        world.wires.push_back(Message::Migrate { from: alpha, to: home, frame });
+        world.pass(Micros::from_secs(1));
+    }
+    assert_eq!(world.answers.get(&ticket).map(String::as_str), Some("2"), "the registry was asked, and gave it back");
+    assert_eq!(world.instances(), [home]);
+}
+
+#[test]
+fn an_instance_that_breaks_down_is_answered_for_and_not_renewed() {
+    let mut world = World::new();
+    let service = world.deploy();
+    let home = world.named("home");
+    assert_eq!(world.count(), "1");
+    let epoch = world.registry.placement(service).expect("registered").epoch;
+    let node = world.nodes.get_mut(&home).expect("home");
+    node.host.handle_started(world.now, (service, epoch), Err("out of memory".to_owned()), &mut world.rng);
+    assert!(world.count().contains("broken"), "clients are told");
+    let until = world.registry.lease_until(service);
+    world.pass(Micros::from_secs(30));
+    assert_eq!(world.registry.lease_until(service), until, "the lease is let go");
 }

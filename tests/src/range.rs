@@ -12,7 +12,7 @@ use crate::{
 /// What must not change, as text.
 pub type Standing = Vec<String>;
 
-/// One receiver under attack.
+/// One receiver under attack. Failures are collected, and shown when the range is closed or a test panics.
 pub struct Range {
     ledger: Ledger,
     failures: Vec<String>,
@@ -87,7 +87,16 @@ impl Range {
     }
 
     /// All failures at once.
-    pub fn close(self) {
-        assert!(self.failures.is_empty(), "{} of {}:\n{}", self.failures.len(), self.shots, self.failures.join("\n"));
+    pub fn close(mut self) {
+        let failures = std::mem::take(&mut self.failures);
+        assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), self.shots, failures.join("\n"));
+    }
+}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("after {} shots:\n{}", self.shots, self.failures.join("\n"));
+        }
     }
 }

@@ -201,8 +201,15 @@ impl CoSigner {
     }
 }
 
-/// An honest frame cut short, with bytes too many, of another version, of no kind, longer than its kind and its stream allow.
-/// `limit` is the longest body of its kind.
+/// An honest frame that is longer than its stream allows: the stream cannot go on.
+pub fn oversized<F: Frame>(honest: &F) -> Shot {
+    let mut long = honest.to_bytes();
+    long.resize(F::BYTES_MAX + 1, 0);
+    Shot::new(format!("{} longer than its stream allows", honest.name()), long, Reject::FrameTooLarge)
+}
+
+/// An honest frame cut short, with bytes too many, of another version, of no kind, longer than its kind allows. `limit` is
+/// the longest body of its kind.
 pub fn misshapen<F: Frame>(honest: &F, limit: usize) -> Vec<Shot> {
     let (name, bytes) = (honest.name(), honest.to_bytes());
     let shot = |how: &str, bytes: Vec<u8>, expect| Shot::new(format!("{name} {how}"), bytes, expect);
@@ -214,12 +221,9 @@ pub fn misshapen<F: Frame>(honest: &F, limit: usize) -> Vec<Shot> {
         shot("of an unknown kind", [&[VERSION, 255], &bytes[2..]].concat(), Reject::UnknownMessage),
     ];
     if limit + 3 <= F::BYTES_MAX {
-        let mut long = bytes.clone();
+        let mut long = bytes;
         long.resize(limit + 3, 0);
         shots.push(shot("longer than its kind allows", long, Reject::FrameTooLarge));
     }
-    let mut long = bytes;
-    long.resize(F::BYTES_MAX + 1, 0);
-    shots.push(shot("longer than its stream allows", long, Reject::FrameTooLarge));
     shots
 }

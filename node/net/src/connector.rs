@@ -5,8 +5,11 @@ use std::net::SocketAddr;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+
+use crate::limits::{TCP_KEEPALIVE_INTERVAL, TCP_KEEPALIVE_PROBES, TCP_KEEPALIVE_TIME, TCP_UNACKNOWLEDGED_TIME};
 
 /// A dialled byte stream.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -22,7 +25,7 @@ pub trait Connector: Send + Sync + 'static {
     fn dial(&self, target: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Connection>>>;
 }
 
-/// Plain TCP without delay of small segments (`TCP_NODELAY`).
+/// Plain TCP without delay of small segments (`TCP_NODELAY`), which notices within seconds that the other end has vanished.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DirectConnector;
 
@@ -30,9 +33,44 @@ impl Connector for DirectConnector {
     fn dial(&self, target: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> {
         async move {
             let stream = TcpStream::connect(target).await?;
-            stream.set_nodelay(true)?;
+            tune(&stream)?;
             Ok(Box::new(stream) as Box<dyn Connection>)
         }
         .boxed()
+    }
+}
+
+/// What every socket of the mesh is set to, dialled or accepted: small segments leave at once, and a peer that has
+/// vanished without a word (no FIN, no RST) ends the connection within seconds, whether bytes are under way to it
+/// (RFC 5482) or not (RFC 9293, 3.8.4).
+pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(TCP_KEEPALIVE_TIME)
+        .with_interval(TCP_KEEPALIVE_INTERVAL)
+        .with_retries(TCP_KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(TCP_UNACKNOWLEDGED_TIME))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_vanished_peer_is_noticed_within_seconds() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(TCP_UNACKNOWLEDGED_TIME));
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), TCP_KEEPALIVE_TIME);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), TCP_KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), TCP_KEEPALIVE_PROBES);
     }
 }

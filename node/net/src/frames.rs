@@ -3,6 +3,7 @@
 //! Both halves keep their partial state in themselves, so that every method may be used in `select!`.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -30,6 +31,9 @@ pub enum FrameError {
     /// The stream ended between two frames: the regular end.
     #[error("the stream was closed")]
     Closed,
+    /// The peer took no byte for as long as [`FrameWriter::with_stall`] allows.
+    #[error("the peer takes no bytes")]
+    Stalled,
     /// The stream failed.
     #[error("the stream failed")]
     Io(#[from] io::Error),
@@ -117,12 +121,19 @@ pub struct FrameWriter<W> {
     inner: W,
     cap: usize,
     collected: BytesMut,
+    stall: Option<Duration>,
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// A writer that refuses frames longer than `cap` bytes, so that the peer's reader never has to.
     pub fn new(inner: W, cap: usize) -> Self {
-        Self { inner, cap: cap.min(u32::MAX as usize), collected: BytesMut::new() }
+        Self { inner, cap: cap.min(u32::MAX as usize), collected: BytesMut::new(), stall: None }
+    }
+
+    /// Gives up once the peer has taken no byte for `stall`, with [`FrameError::Stalled`]. A peer that is slow, but takes
+    /// some, is never given up: without progress in each step, a large frame over a slow link would fail for ever.
+    pub fn with_stall(self, stall: Duration) -> Self {
+        Self { stall: Some(stall), ..self }
     }
 
     /// Adds a frame to what the next [`flush`](Self::flush) sends; writes on its own once much is collected.
@@ -130,7 +141,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Cancel safe: if it is dropped, the whole frame is queued.
     ///
     /// # Errors
-    /// `TooLarge`, when nothing is queued and the writer stays usable; or `Io`.
+    /// `TooLarge`, when nothing is queued and the writer stays usable; `Io` or `Stalled`.
     pub async fn feed(&mut self, frame: &[u8]) -> Result<(), FrameError> {
         let len = u32::try_from(frame.len()).ok().filter(|_| frame.len() <= self.cap);
         let Some(len) = len else { return Err(FrameError::TooLarge { len: frame.len(), cap: self.cap }) };
@@ -143,10 +154,10 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Sends everything that was fed. Cancel safe: a later call goes on from where it stopped.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Io` or `Stalled`.
     pub async fn flush(&mut self) -> Result<(), FrameError> {
         self.drain().await?;
-        Ok(self.inner.flush().await?)
+        in_time(self.stall, self.inner.flush()).await
     }
 
     /// [`feed`](Self::feed) and [`flush`](Self::flush). If it is dropped, the frame is queued or sent, never lost.
@@ -161,10 +172,10 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Flushes and ends the stream; the peer's reader then reports `Closed`.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Io` or `Stalled`.
     pub async fn finish(&mut self) -> Result<(), FrameError> {
         self.drain().await?;
-        Ok(self.inner.shutdown().await?)
+        in_time(self.stall, self.inner.shutdown()).await
     }
 
     /// The stream; what was fed and not flushed is lost.
@@ -174,7 +185,8 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
 
     async fn drain(&mut self) -> Result<(), FrameError> {
         while self.collected.has_remaining() {
-            if self.inner.write_buf(&mut self.collected).await? == 0 {
+            // `write_buf` either has written nothing when it is dropped, or has taken what it wrote out of `collected`.
+            if in_time(self.stall, self.inner.write_buf(&mut self.collected)).await? == 0 {
                 return Err(FrameError::Io(io::ErrorKind::WriteZero.into()));
             }
         }
@@ -183,4 +195,13 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         }
         Ok(())
     }
+}
+
+/// One step of writing, within `stall`.
+async fn in_time<T>(stall: Option<Duration>, step: impl Future<Output = io::Result<T>>) -> Result<T, FrameError> {
+    let done = match stall {
+        Some(stall) => tokio::time::timeout(stall, step).await.map_err(|_| FrameError::Stalled)?,
+        None => step.await,
+    };
+    Ok(done?)
 }

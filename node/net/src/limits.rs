@@ -97,6 +97,19 @@ pub(crate) const PROBE_IDLE_TIME: Duration = Duration::from_secs(300);
 /// What a frame reader reserves at first; longer frames grow as their bytes arrive, so that a length alone costs nothing.
 pub(crate) const FRAME_RESERVE_BYTES: usize = 256 * 1024;
 
+/// Bytes that a peer's system does not acknowledge for so long end the connection. (Otherwise a vanished host is noticed
+/// after a quarter of an hour, and what was sent to it, a renewal say, is neither lost nor delivered.)
+pub(crate) const TCP_UNACKNOWLEDGED_TIME: Duration = Duration::from_secs(10);
+
+/// A connection that was idle for so long is probed.
+pub(crate) const TCP_KEEPALIVE_TIME: Duration = Duration::from_secs(5);
+
+/// Between two probes of an idle connection.
+pub(crate) const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Probes without an answer that end a connection.
+pub(crate) const TCP_KEEPALIVE_PROBES: u32 = 3;
+
 /// What a frame writer collects before it writes on its own.
 pub(crate) const FRAME_COLLECT_BYTES: usize = 64 * 1024;
 

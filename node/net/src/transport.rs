@@ -17,7 +17,7 @@ use libp2p::multiaddr::Protocol as Part;
 use libp2p::{Multiaddr, PeerId, noise, tcp, yamux};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 
-use crate::connector::{Connection, Connector};
+use crate::connector::{Connection, Connector, tune};
 use crate::error::NetError;
 use crate::limits::STREAMS_PER_CONNECTION_MAX;
 
@@ -144,7 +144,7 @@ impl Transport for WireTransport {
             event.map_upgrade(|accepted| {
                 async move {
                     let tcp::tokio::TcpStream(stream) = accepted.await?;
-                    stream.set_nodelay(true)?;
+                    tune(&stream)?;
                     Ok((Box::new(stream) as Box<dyn Connection>).compat())
                 }
                 .boxed()

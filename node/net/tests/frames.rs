@@ -3,8 +3,9 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt as _, duplex};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 use wayfare_net::frames::FRAME_HEADER_BYTES;
 use wayfare_net::{FrameError, FrameReader, FrameWriter};
 
@@ -119,4 +120,21 @@ async fn long_frames_arrive_whole() {
     let sending = tokio::spawn(async move { FrameWriter::new(near, 4_000_000).send(&sent).await });
     assert_eq!(FrameReader::new(far, 4_000_000).read().await.unwrap(), frame);
     sending.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_peer_is_waited_for_and_a_stalled_one_is_not() {
+    const STALL: Duration = Duration::from_millis(600);
+    let (near, mut far) = duplex(8);
+    let mut writer = FrameWriter::new(near, 100).with_stall(STALL);
+    // In all, this takes far longer than a stall may.
+    let slow = async {
+        for _ in 0..15 {
+            tokio::time::sleep(STALL / 10).await;
+            far.read_exact(&mut [0; 4]).await.unwrap();
+        }
+    };
+    let (sent, ()) = tokio::join!(writer.send(&[1; 60]), slow);
+    sent.unwrap();
+    assert!(matches!(writer.send(&[2; 60]).await, Err(FrameError::Stalled)));
 }

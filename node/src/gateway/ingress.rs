@@ -1,19 +1,19 @@
 //! The HTTP side: one port for each service, any number of clients.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt::Display, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::Incoming,
+    body::Body,
     header::{RETRY_AFTER, UPGRADE},
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
@@ -27,15 +27,31 @@ const CONNECTIONS_MAX: usize = 4096;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// A client that has not sent its request's head in this time is disconnected.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A request's body.
+const BODY_BYTES_MAX: usize = REQUEST_BYTES_MAX - HEAD_BYTES_MAX;
+/// A client that has not sent its request's body in this time gets 408.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bodies of requests to one port that are arriving, or wait for their answers. More: 503.
+const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What bodies are counted in, rounded up, so that their number fits a semaphore.
+const UNIT_BYTES: usize = 1024;
 
 /// One service's port.
 #[derive(Clone)]
 pub(super) struct Ingress {
-    pub(super) service: Lookup,
-    pub(super) commands: mpsc::Sender<Command>,
+    service: Lookup,
+    commands: mpsc::Sender<Command>,
+    /// [`BODIES_BYTES_MAX`], in units.
+    bodies: Arc<Semaphore>,
+    body_timeout: Duration,
 }
 
 impl Ingress {
+    pub(super) fn new(service: Lookup, commands: mpsc::Sender<Command>) -> Self {
+        let bodies = Arc::new(Semaphore::new(BODIES_BYTES_MAX / UNIT_BYTES));
+        Self { service, commands, bodies, body_timeout: BODY_TIMEOUT }
+    }
+
     /// Accepts clients until shutdown; then the connections finish the request they are at.
     pub(super) async fn serve(self, listener: TcpListener, tracker: TaskTracker, shutdown: CancellationToken) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -88,21 +104,24 @@ impl Ingress {
         }
     }
 
-    async fn handle(self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn handle<B>(self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Display,
+    {
         let (head, body) = request.into_parts();
         if head.headers.contains_key(UPGRADE) || head.method == Method::CONNECT {
             let text = "connections of their own (CONNECT, Upgrade, WebSocket) are not carried: a service is called with one request at a time";
             return http::plain(StatusCode::NOT_IMPLEMENTED, text);
         }
-        let body = match Limited::new(body, REQUEST_BYTES_MAX - HEAD_BYTES_MAX).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => {
-                let text = format!("the body is longer than {} bytes", REQUEST_BYTES_MAX - HEAD_BYTES_MAX);
-                return http::plain(StatusCode::PAYLOAD_TOO_LARGE, &text);
-            }
-            Err(error) => return http::plain(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}")),
+        // Until the answer has come, the owner keeps the body: so long it takes up room.
+        let (body, _room) = match tokio::time::timeout(self.body_timeout, collect(body, &self.bodies)).await {
+            Ok(Ok(collected)) => collected,
+            Ok(Err(error)) => return error.response(),
+            Err(_) => return http::plain(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
         };
         let request = http::request_bytes(&head.method, &head.uri, &head.headers, &body);
+        drop(body);
         let (reply, answer) = oneshot::channel();
         let command = Command::Request { service: self.service.clone(), request, reply };
         if self.commands.send(command).await.is_err() {
@@ -112,17 +131,161 @@ impl Ingress {
             Ok(Answer::Response(bytes)) => http::response(bytes),
             Ok(Answer::Failed(failure)) => http::plain(status(failure.status()), &failure.to_string()),
             Ok(Answer::Refused(refuse)) => {
-                let mut response = http::plain(status(refuse.status()), &refuse.to_string());
-                if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-                    response.headers_mut().insert(RETRY_AFTER, 1.into());
-                }
-                response
+                let response = http::plain(status(refuse.status()), &refuse.to_string());
+                if response.status() == StatusCode::SERVICE_UNAVAILABLE { later(response) } else { response }
             }
             Err(_) => http::plain(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"),
         }
     }
 }
 
+/// Why a request's body was not taken.
+#[derive(Debug, thiserror::Error)]
+enum BodyError {
+    #[error("the body is longer than {BODY_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("too many bodies are under way to this port: try again")]
+    NoRoom,
+    #[error("the body cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl BodyError {
+    fn response(&self) -> Response<Full<Bytes>> {
+        let text = self.to_string();
+        match self {
+            Self::TooLong => http::plain(StatusCode::PAYLOAD_TOO_LARGE, &text),
+            Self::NoRoom => later(http::plain(StatusCode::SERVICE_UNAVAILABLE, &text)),
+            Self::Unreadable(_) => http::plain(StatusCode::BAD_REQUEST, &text),
+        }
+    }
+}
+
+/// The whole body, and the room that it takes up. What has arrived counts, not what is announced: who announces much
+/// and sends nothing keeps nobody out.
+async fn collect<B>(mut body: B, bodies: &Arc<Semaphore>) -> Result<(BytesMut, OwnedSemaphorePermit), BodyError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Display,
+{
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(BodyError::TooLong);
+    }
+    let mut collected = BytesMut::new();
+    let mut room = take(bodies, 0)?;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| BodyError::Unreadable(error.to_string()))?;
+        // Trailers are not carried.
+        let Ok(bytes) = frame.into_data() else { continue };
+        let len = collected.len() + bytes.len();
+        if len > BODY_BYTES_MAX {
+            return Err(BodyError::TooLong);
+        }
+        room.merge(take(bodies, len.div_ceil(UNIT_BYTES) - room.num_permits())?);
+        collected.extend_from_slice(&bytes);
+    }
+    Ok((collected, room))
+}
+
+fn take(bodies: &Arc<Semaphore>, units: usize) -> Result<OwnedSemaphorePermit, BodyError> {
+    let units = u32::try_from(units).map_err(|_| BodyError::NoRoom)?;
+    Arc::clone(bodies).try_acquire_many_owned(units).map_err(|_| BodyError::NoRoom)
+}
+
+/// Says that the same request may succeed soon.
+fn later(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    response.headers_mut().insert(RETRY_AFTER, 1.into());
+    response
+}
+
 fn status(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn chunks(chunks: &[usize]) -> impl Body<Data = Bytes, Error = Infallible> + Unpin + use<> {
+        let chunks: Vec<_> = chunks.iter().map(|len| Ok(Frame::data(Bytes::from(vec![7; *len])))).collect();
+        StreamBody::new(stream::iter(chunks))
+    }
+
+    #[tokio::test]
+    async fn a_body_takes_up_room_until_it_is_let_go() {
+        let bodies = Arc::new(Semaphore::new(4));
+        let (body, room) = collect(chunks(&[1000, 1000, 1]), &bodies).await.unwrap();
+        assert_eq!((body.len(), bodies.available_permits()), (2001, 2));
+        let refused = collect(chunks(&[1024, 1024, 1]), &bodies).await.unwrap_err();
+        assert!(matches!(refused, BodyError::NoRoom), "{refused}");
+        let response = refused.response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers().get(RETRY_AFTER).unwrap(), "1");
+        assert_eq!(bodies.available_permits(), 2, "who is refused gives back what it had");
+        let (empty, _) = collect(chunks(&[]), &Arc::new(Semaphore::new(0))).await.unwrap();
+        assert!(empty.is_empty(), "a request without a body needs no room");
+        drop(room);
+        assert_eq!(bodies.available_permits(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_body_beyond_the_limit_is_refused() {
+        let bodies = Arc::new(Semaphore::new(BODIES_BYTES_MAX / UNIT_BYTES));
+        let announced = collect(Full::new(Bytes::from(vec![0; BODY_BYTES_MAX + 1])), &bodies).await;
+        let arrived = collect(chunks(&[BODY_BYTES_MAX, 1]), &bodies).await;
+        for refused in [announced, arrived] {
+            let refused = refused.unwrap_err();
+            assert!(matches!(refused, BodyError::TooLong), "{refused}");
+            assert_eq!(refused.response().status(), StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        assert_eq!(collect(chunks(&[BODY_BYTES_MAX]), &bodies).await.unwrap().0.len(), BODY_BYTES_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_port_full_of_bodies_refuses_the_next_and_takes_one_after_an_answer() {
+        let (commands, mut queue) = mpsc::channel(8);
+        let mut ingress = Ingress::new(Lookup::Name("s".to_owned()), commands);
+        ingress.bodies = Arc::new(Semaphore::new(1));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let tracker = TaskTracker::new();
+        tracker.spawn(ingress.serve(listener, tracker.clone(), shutdown.clone()));
+        let send = || async move {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let request = b"POST / HTTP/1.1\r\nhost: s\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody";
+            client.write_all(request).await.unwrap();
+            client
+        };
+        let text = |mut client: TcpStream| async move {
+            let mut text = String::new();
+            client.read_to_string(&mut text).await.unwrap();
+            text
+        };
+        let first = send().await;
+        let Some(Command::Request { request, reply, .. }) = queue.recv().await else { unreachable!() };
+        assert!(request.ends_with(b"\r\n\r\nbody"));
+        let refused = text(send().await).await;
+        assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: 1"), "{refused}");
+        assert!(reply.send(Answer::Response(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())).is_ok());
+        assert!(text(first).await.starts_with("HTTP/1.1 200"));
+        let _third = send().await;
+        assert!(matches!(queue.recv().await, Some(Command::Request { .. })));
+        shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let (commands, _queue) = mpsc::channel(8);
+        let mut ingress = Ingress::new(Lookup::Name("s".to_owned()), commands);
+        ingress.body_timeout = Duration::from_millis(20);
+        let body = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
+        let response = ingress.handle(Request::new(body)).await;
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+    }
 }

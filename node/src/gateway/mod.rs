@@ -175,7 +175,7 @@ pub async fn start(
     let owner = owner::Owner::new(parts, journal, last_seq, &entries, tracker.clone(), shutdown.clone())?;
     tracker.spawn(owner.run(queue));
     for (service, _, listener) in listeners {
-        let ingress = ingress::Ingress { service, commands: commands.clone() };
+        let ingress = ingress::Ingress::new(service, commands.clone());
         tracker.spawn(ingress.serve(listener, tracker.clone(), shutdown.clone()));
     }
     Ok(GatewayHandle { commands, listening })

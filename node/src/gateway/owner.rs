@@ -101,12 +101,25 @@ impl Owner {
         let mut probes = tokio::time::interval(self.probe_interval);
         probes.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
+            if self.shutdown.is_cancelled() {
+                return;
+            }
+            // Before the events: however many come, deadlines are kept.
+            let at = now();
+            if self.machine.poll_timeout().is_some_and(|due| due <= at.mono) {
+                self.machine.handle_timeout(at);
+            }
             self.execute_effects().await;
             let sleep = self.machine.poll_timeout().map_or(NEVER, |at| Duration::from_micros(at.since(now().mono).0));
+            // Not biased: who floods one queue must not keep the others from their turn.
             tokio::select! {
-                biased;
                 () = self.shutdown.cancelled() => return,
-                _ = self.synced.changed() => {
+                changed = self.synced.changed() => {
+                    if changed.is_err() {
+                        error!("the journal's thread has ended: this gateway stops");
+                        self.shutdown.cancel();
+                        return;
+                    }
                     let Synced { seq, failed, .. } = self.synced.borrow_and_update().clone();
                     self.machine.handle_synced(now(), seq);
                     if let Some(error) = failed {
@@ -126,7 +139,8 @@ impl Owner {
                 }
                 Some(event) = self.net_events.recv() => self.handle_net_event(event),
                 _ = probes.tick() => self.probe(),
-                () = tokio::time::sleep(sleep.min(NEVER)) => self.machine.handle_timeout(now()),
+                // The top of the loop sees to what is due.
+                () = tokio::time::sleep(sleep.min(NEVER)) => {}
             }
         }
     }
@@ -176,8 +190,15 @@ impl Owner {
 
     fn handle_request_event(&mut self, event: PoolEvent) {
         match event {
-            PoolEvent::Opened { peer, .. } => self.machine.handle_connected(now(), peer),
-            PoolEvent::Frame { peer, bytes, .. } => {
+            PoolEvent::Opened { peer, id } => {
+                if self.requests.is_live(peer, id) {
+                    self.machine.handle_connected(now(), peer);
+                }
+            }
+            PoolEvent::Frame { peer, id, bytes } => {
+                if !self.requests.is_live(peer, id) {
+                    return;
+                }
                 if let Err(reject) = self.machine.handle_frame(now(), peer, &bytes) {
                     warn!(host = %format!("{peer:#}"), %reject, "a host broke the request protocol");
                     self.requests.close(peer);
@@ -196,7 +217,10 @@ impl Owner {
     fn handle_registry_event(&mut self, event: PoolEvent) {
         match event {
             PoolEvent::Opened { .. } => {}
-            PoolEvent::Frame { peer, bytes, .. } => {
+            PoolEvent::Frame { peer, id, bytes } => {
+                if !self.registry.is_live(peer, id) {
+                    return;
+                }
                 if let Err(reject) = self.registry_frame(peer, &bytes) {
                     warn!(%reject, "the registry sent something unusable");
                 }

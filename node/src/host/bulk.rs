@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
-use wayfare_net::{FrameReader, FrameWriter, Net, Protocol, Stream};
+use wayfare_net::{CancellationToken, FrameReader, FrameWriter, Net, Protocol, Stream};
 use wayfare_protocol::{
     host::{Host, ReceiveJob},
     ids::{HostId, MigrationId},
@@ -37,6 +37,22 @@ pub(super) async fn send(
     addresses: Vec<String>,
     mig: MigrationId,
     mut records: mpsc::Receiver<SealedRecord>,
+    given_up: CancellationToken,
+) -> Result<(), String> {
+    // Dropping the receiver lets the capturing thread go.
+    tokio::select! {
+        biased;
+        () = given_up.cancelled() => Err("given up".to_owned()),
+        result = send_all(net, host, addresses, mig, &mut records) => result,
+    }
+}
+
+async fn send_all(
+    net: Net,
+    host: HostId,
+    addresses: Vec<String>,
+    mig: MigrationId,
+    records: &mut mpsc::Receiver<SealedRecord>,
 ) -> Result<(), String> {
     let stream = net.open(host, &addresses, Protocol::State).await.map_err(|error| describe(&error))?;
     let mut writer = FrameWriter::new(stream, STATE_FRAME_BYTES_MAX);
@@ -55,6 +71,9 @@ pub(super) async fn send(
 /// What a receiver is given by the host's owner.
 pub(super) struct Receiving {
     pub(super) job: ReceiveJob,
+    /// The code, if this host has it.
+    pub(super) prepared: Option<Prepared>,
+    /// The module, if this host has it.
     pub(super) module: Option<Arc<[u8]>>,
     pub(super) driver: Arc<dyn Driver>,
     pub(super) log: LogTail,
@@ -122,19 +141,25 @@ fn apply(
     mut records: mpsc::Receiver<SealedRecord>,
     happened: &mpsc::Sender<Happened>,
 ) -> Result<Arrived, Reject> {
-    let Receiving { job, module, driver, log } = receiving;
+    let Receiving { job, prepared, module, driver, log } = receiving;
     let mut opener = Opener::new(job.key.clone(), job.transcript);
     let salt = opener.salt();
-    let mut loading = Loading { job: &job, driver, log, salt: Salt(salt.0), module: Vec::new(), sent_module: None };
+    let mut loading =
+        Loading { job: &job, driver, log, salt: Salt(salt.0), prepared, module: Vec::new(), sent_module: None };
     let mut incoming = match &module {
         Some(module) => Some(loading.open(module)?),
         None => None,
     };
+    // A page may come again in a later round; whoever sends more than that keeps this host busy for nothing.
+    let bytes_max = MODULE_BYTES_MAX + 2 * job.memory_bytes + SESSIONS_BYTES_MAX as u64;
     let (mut bytes, mut sessions) = (0_u64, Vec::new());
     while let Some(record) = records.blocking_recv() {
         let kind = record.kind;
         let plaintext = opener.open::<Dalek>(&record)?;
         bytes += plaintext.len() as u64;
+        if bytes > bytes_max {
+            return Err(Reject::RecordInvalid);
+        }
         match kind {
             RecordKind::Module if incoming.is_none() => loading.module_piece(&plaintext)?,
             RecordKind::Page | RecordKind::Globals => {
@@ -150,11 +175,14 @@ fn apply(
             }
             RecordKind::End => {
                 let incoming = incoming.ok_or(Reject::RecordInvalid)?;
-                let instance = incoming.digest().map_err(|_| Reject::RecordInvalid)?;
+                let digest = incoming.digest().map_err(|_| Reject::RecordInvalid)?;
                 Host::<Dalek>::check_belongings(&sessions)?;
-                let state = state_digest(&salt, &job.code, &instance, &sessions);
+                // Made ready before 9 promises to hold it: after 11 nothing can fail any more. None of its code runs yet.
+                let instance = incoming.activate(digest).map_err(|_| Reject::NoResources)?;
+                let prepared = loading.prepared.take().ok_or(Reject::RecordInvalid)?;
+                let state = state_digest(&salt, &job.code, &digest, &sessions);
                 let module = loading.sent_module.take();
-                return Ok(Arrived { incoming, instance, state, bytes, sessions, module });
+                return Ok(Arrived { instance, state, bytes, sessions, module, prepared });
             }
             RecordKind::Module | RecordKind::Sessions | RecordKind::Log => return Err(Reject::RecordInvalid),
         }
@@ -173,6 +201,7 @@ struct Loading<'a> {
     driver: Arc<dyn Driver>,
     log: LogTail,
     salt: Salt,
+    prepared: Option<Prepared>,
     module: Vec<u8>,
     sent_module: Option<Vec<u8>>,
 }
@@ -197,10 +226,15 @@ impl Loading<'_> {
         Ok(incoming)
     }
 
-    fn open(&self, module: &[u8]) -> Result<Box<dyn Incoming>, Reject> {
-        let prepared: Prepared = self.driver.prepare(module, self.job.memory_bytes).map_err(|_| Reject::WrongCode)?;
+    fn open(&mut self, module: &[u8]) -> Result<Box<dyn Incoming>, Reject> {
+        let prepared = match self.prepared.take() {
+            Some(prepared) => prepared,
+            None => self.driver.prepare(module, self.job.memory_bytes).map_err(|_| Reject::WrongCode)?,
+        };
         let launch = launch(self.job.memory_bytes, self.log.clone());
-        self.driver.receive(&prepared, launch, self.salt.clone()).map_err(|_| Reject::NoResources)
+        let opened = self.driver.receive(&prepared, launch, self.salt.clone()).map_err(|_| Reject::NoResources)?;
+        self.prepared = Some(prepared);
+        Ok(opened)
     }
 }
 

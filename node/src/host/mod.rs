@@ -25,7 +25,7 @@ use wayfare_protocol::{
 use crate::{
     clock::Entropy,
     journal::{Journal, JournalError, JournalWriter, Opened},
-    runtime::{Driver, Incoming, LogTail},
+    runtime::{Driver, Instance, LogTail, Prepared},
 };
 
 mod bulk;
@@ -107,15 +107,16 @@ enum Happened {
 
 /// A state that is complete and verified against its records' key, but does not run yet.
 struct Arrived {
-    incoming: Box<dyn Incoming>,
-    /// The runtime's own digest, for the activation.
-    instance: Digest,
+    /// Ready, but nothing of it has run.
+    instance: Box<dyn Instance>,
     /// `h(state)`.
     state: Digest,
     bytes: u64,
     sessions: Vec<u8>,
     /// The module, if it came along.
     module: Option<Vec<u8>>,
+    /// Its code, so that the next move needs no compiler.
+    prepared: Prepared,
 }
 
 type Query = Box<dyn FnOnce(&mut Host, Now, &mut Entropy) + Send>;
@@ -126,6 +127,7 @@ enum Command {
     Deploy {
         manifest: Signed<Manifest>,
         module: Vec<u8>,
+        prepared: Prepared,
         reply: oneshot::Sender<Result<ServiceId, DeployError>>,
     },
     /// Subscribes to what happens.
@@ -198,13 +200,13 @@ impl HostHandle {
     pub async fn deploy(&self, manifest: Signed<Manifest>, module: Vec<u8>) -> Result<ServiceId, DeployError> {
         let memory_bytes = manifest.unverified()?.required.memory_bytes;
         let driver = Arc::clone(&self.driver);
-        // Compiling takes its time: not on the owner's task. The owner finds the code in the driver's cache.
+        // Compiling takes its time: not on the owner's task.
         let checked = tokio::task::spawn_blocking(move || {
-            driver.prepare(&module, memory_bytes).map(|_| module).map_err(|error| worker::describe(&error))
+            driver.prepare(&module, memory_bytes).map(|prepared| (module, prepared)).map_err(|error| worker::describe(&error))
         });
-        let module = checked.await.map_err(|_| DeployError::Stopping)?.map_err(DeployError::Module)?;
+        let (module, prepared) = checked.await.map_err(|_| DeployError::Stopping)?.map_err(DeployError::Module)?;
         let (reply, answer) = oneshot::channel();
-        let command = Command::Deploy { manifest, module, reply };
+        let command = Command::Deploy { manifest, module, prepared, reply };
         self.commands.send(command).await.map_err(|_| DeployError::Stopping)?;
         answer.await.unwrap_or(Err(DeployError::Stopping))
     }

@@ -13,24 +13,25 @@ use tracing::{debug, error, info, warn};
 use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol};
 use wayfare_protocol::{
     advert::Gossip,
+    gateway::messages::ClientFrame,
     host::{CaptureJob, Effect, Entry, Event, Host, ReceiveJob, hosted::Stay},
     ids::{Digest, HostId, MigrationId, RegistryId},
     limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX, SERVICES_MAX},
     reject::Reject,
     trust::TrustBundle,
-    wire::{self, Frame},
+    wire::Frame,
 };
 
 use super::{
     Arrived, Command, DeployError, HAPPENED_MAX, Happened, HostError, HostParts, Logs, bulk,
     modules::Modules,
-    worker::{Origin, Task, Worker, describe},
+    worker::{Task, Worker},
 };
 use crate::{
     clock::{Entropy, entropy, now},
     journal::{JournalWriter, Synced},
     mesh::{judge, meet},
-    runtime::Driver,
+    runtime::{Driver, Prepared},
 };
 
 /// Events that a slow reader may fall behind.
@@ -39,8 +40,9 @@ const EVENTS_MAX: usize = 256;
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// A capture under way: `h(state)` and size, whether the stream took everything.
-#[derive(Default)]
 struct Leaving {
+    stay: Stay,
+    given_up: CancellationToken,
     captured: Option<(Digest, u64)>,
     sent: bool,
 }
@@ -48,7 +50,10 @@ struct Leaving {
 /// What a target keeps of an arrival until it runs.
 struct Landing {
     job: ReceiveJob,
-    arrived: Option<Arrived>,
+    /// A state stream is being read: no second one is.
+    receiving: bool,
+    /// The instance, ready to run.
+    worker: Option<Worker>,
 }
 
 pub(super) struct Owner {
@@ -66,6 +71,8 @@ pub(super) struct Owner {
     synced: watch::Receiver<Synced>,
     driver: Arc<dyn Driver>,
     modules: Modules,
+    /// Compiled code of the modules that were run or received here.
+    prepared: BTreeMap<Digest, Prepared>,
     workers: BTreeMap<Stay, Worker>,
     leaving: HashMap<MigrationId, Leaving>,
     landing: HashMap<MigrationId, Landing>,
@@ -113,6 +120,7 @@ impl Owner {
             synced,
             driver,
             modules,
+            prepared: BTreeMap::new(),
             workers: BTreeMap::new(),
             leaving: HashMap::new(),
             landing: HashMap::new(),
@@ -127,16 +135,24 @@ impl Owner {
 
     /// Until shutdown. Cancel safe at every await of the loop: what was not received stays in its channel.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        loop {
+        while !self.shutdown.is_cancelled() {
+            // Before anything that others can flood: leases and deadlines never wait.
+            if self.host.poll_timeout() <= now().mono {
+                self.host.handle_timeout(now(), &mut self.rng);
+            }
             self.execute_effects().await;
             let sleep = self.host.poll_timeout().since(now().mono).0;
             let sleep = Duration::from_micros(sleep).min(NEVER);
             let [migrate_events, request_events, registry_events] = &mut self.pool_events;
             let [migrate, requests, states] = &mut self.incoming;
             tokio::select! {
-                biased;
                 () = self.shutdown.cancelled() => return,
-                _ = self.synced.changed() => {
+                changed = self.synced.changed() => {
+                    if changed.is_err() {
+                        error!("the journal's thread has ended: this node stops");
+                        self.shutdown.cancel();
+                        return;
+                    }
                     let Synced { seq, failed, .. } = self.synced.borrow_and_update().clone();
                     self.host.handle_synced(seq);
                     if let Some(error) = failed {
@@ -156,7 +172,7 @@ impl Owner {
                     self.tracker.spawn(bulk::receive(peer, stream, self.happened.clone()));
                 }
                 Some(event) = self.net_events.recv() => self.handle_net_event(event),
-                () = tokio::time::sleep(sleep) => self.host.handle_timeout(now(), &mut self.rng),
+                () = tokio::time::sleep(sleep) => {}
             }
         }
     }
@@ -170,7 +186,7 @@ impl Owner {
                     debug!(peer = %format!("{host:#}"), message = frame.name(), "send");
                     self.migrate.send(host, &addresses, frame.to_bytes().into());
                 }
-                Effect::ToGateway(gateway, frame) => self.requests.send(gateway, &[], frame.to_bytes().into()),
+                Effect::ToGateway(gateway, frame) => self.to_gateway(gateway, &frame),
                 Effect::Gossip(gossip) => self.gossip(gossip.to_bytes()),
                 Effect::Start { service, epoch, code, memory_bytes } => {
                     self.start_instance((service, epoch), code, memory_bytes);
@@ -180,18 +196,44 @@ impl Owner {
                     self.task((service, epoch), task);
                 }
                 Effect::Capture(job) => self.capture(job),
-                Effect::Resume { service, epoch } => self.task((service, epoch), Task::Resume),
+                Effect::Resume { service, epoch } => {
+                    self.stop_sending((service, epoch));
+                    self.task((service, epoch), Task::Resume);
+                }
                 Effect::Receive(job) => self.receive(job),
                 Effect::Activate { mig, service, epoch } => self.activate(mig, (service, epoch)),
-                Effect::DiscardInstance { service, epoch } => drop(self.workers.remove(&(service, epoch))),
+                Effect::DiscardInstance { service, epoch } => {
+                    self.stop_sending((service, epoch));
+                    self.workers.remove(&(service, epoch));
+                }
                 Effect::DiscardIncoming { mig } => drop(self.landing.remove(&mig)),
                 Effect::Event(event) => self.tell(event),
             }
         }
     }
 
+    /// The lease is looked at once more just before a response leaves: effects may have waited (PROTOCOL 4.5).
+    fn to_gateway(&mut self, gateway: HostId, frame: &ClientFrame) {
+        if let ClientFrame::Reply(reply) = frame
+            && !self.host.may_answer(now(), reply.service)
+        {
+            return;
+        }
+        self.requests.send(gateway, &[], frame.to_bytes().into());
+    }
+
+    /// Ends the sending of a stay's records, so that its thread is free for what comes next.
+    fn stop_sending(&mut self, stay: Stay) {
+        self.leaving.retain(|_, leaving| {
+            if leaving.stay == stay {
+                leaving.given_up.cancel();
+            }
+            leaving.stay != stay
+        });
+    }
+
     async fn persist(&mut self, seq: u64, entry: &Entry) {
-        if self.journal.append(seq, wire::encode(entry)).await.is_err() {
+        if self.journal.append(seq, entry.to_bytes()).await.is_err() {
             error!("the journal takes no more entries: this node stops");
             self.shutdown.cancel();
         }
@@ -212,29 +254,27 @@ impl Owner {
     }
 
     fn start_instance(&mut self, stay: Stay, code: Digest, memory_bytes: u64) {
-        let prepared = match self.modules.get(&code) {
-            Some(module) => self.driver.prepare(&module, memory_bytes).map_err(|error| describe(&error)),
+        let started = match self.prepared.get(&code) {
+            Some(prepared) => {
+                let launch = bulk::launch(memory_bytes, self.logs.of(stay.0));
+                let (driver, happened) = (Arc::clone(&self.driver), self.happened.clone());
+                Worker::start(stay, driver, prepared.clone(), launch, happened).map_err(|error| error.to_string())
+            }
             None => Err("the module is not at hand".to_owned()),
         };
-        match prepared {
-            Ok(prepared) => {
-                let launch = bulk::launch(memory_bytes, self.logs.of(stay.0));
-                self.spawn_worker(stay, Origin::Fresh(prepared, launch));
-            }
-            Err(reason) => self.host.handle_started(now(), stay, Err(reason)),
+        match started {
+            Ok(worker) => drop(self.workers.insert(stay, worker)),
+            Err(reason) => self.started(stay, Err(reason)),
         }
     }
 
-    fn spawn_worker(&mut self, stay: Stay, origin: Origin) {
-        match Worker::spawn(stay, Arc::clone(&self.driver), origin, self.happened.clone()) {
-            Ok(worker) => drop(self.workers.insert(stay, worker)),
-            Err(error) => self.host.handle_started(now(), stay, Err(error.to_string())),
-        }
+    fn started(&mut self, stay: Stay, result: Result<(), String>) {
+        self.host.handle_started(now(), stay, result, &mut self.rng);
     }
 
     fn task(&mut self, stay: Stay, task: Task) {
         if !self.workers.get(&stay).is_some_and(|worker| worker.send(task)) {
-            self.host.handle_started(now(), stay, Err("the instance has ended".to_owned()));
+            self.started(stay, Err("the instance has ended".to_owned()));
         }
     }
 
@@ -244,9 +284,10 @@ impl Owner {
         let module = self.modules.get(&job.code);
         let (records, queue) = mpsc::channel(bulk::RECORDS_QUEUED_MAX);
         let (net, happened) = (self.net.clone(), self.happened.clone());
-        self.leaving.insert(mig, Leaving::default());
+        let given_up = self.shutdown.child_token();
+        self.leaving.insert(mig, Leaving { stay, given_up: given_up.clone(), captured: None, sent: false });
         self.tracker.spawn(async move {
-            let result = bulk::send(net, host, addresses, mig, queue).await;
+            let result = bulk::send(net, host, addresses, mig, queue, given_up).await;
             let _ = happened.send(Happened::Sent { mig, result }).await;
         });
         self.task(stay, Task::Capture { job: Box::new(job), module, records });
@@ -254,14 +295,17 @@ impl Owner {
 
     fn receive(&mut self, job: ReceiveJob) {
         if self.landing.len() < SERVICES_MAX {
-            self.landing.insert(job.ids.mig, Landing { job, arrived: None });
+            self.landing.insert(job.ids.mig, Landing { job, receiving: false, worker: None });
         }
     }
 
     fn activate(&mut self, mig: MigrationId, stay: Stay) {
-        match self.landing.remove(&mig).and_then(|landing| landing.arrived) {
-            Some(arrived) => self.spawn_worker(stay, Origin::Moved(arrived.incoming, arrived.instance)),
-            None => self.host.handle_started(now(), stay, Err("the received state is gone".to_owned())),
+        match self.landing.remove(&mig).and_then(|landing| landing.worker) {
+            Some(worker) => {
+                self.workers.insert(stay, worker);
+                self.started(stay, Ok(()));
+            }
+            None => self.started(stay, Err("the received state is gone".to_owned())),
         }
     }
 
@@ -291,8 +335,8 @@ impl Owner {
         match command {
             Command::With(query) => query(&mut self.host, now(), &mut self.rng),
             Command::Events { reply } => drop(reply.send(self.events.subscribe())),
-            Command::Deploy { manifest, module, reply } => {
-                let result = self.deploy(&manifest, module);
+            Command::Deploy { manifest, module, prepared, reply } => {
+                let result = self.deploy(&manifest, module, prepared);
                 let _ = reply.send(result);
             }
         }
@@ -302,15 +346,17 @@ impl Owner {
         &mut self,
         manifest: &wayfare_protocol::trust::Signed<wayfare_protocol::manifest::Manifest>,
         module: Vec<u8>,
+        prepared: Prepared,
     ) -> Result<wayfare_protocol::ids::ServiceId, DeployError> {
         let digest = self.modules.insert(module)?;
+        self.prepared.insert(digest, prepared);
         self.host.handle_module(digest);
         Ok(self.host.deploy(now(), manifest, &mut self.rng)?)
     }
 
     fn handle_happened(&mut self, happened: Happened) {
         match happened {
-            Happened::Started { stay, result } => self.host.handle_started(now(), stay, result),
+            Happened::Started { stay, result } => self.started(stay, result),
             Happened::Executed { stay, client, sequence, response } => {
                 self.host.handle_executed(now(), stay, client, sequence, response);
             }
@@ -339,7 +385,7 @@ impl Owner {
     }
 
     fn captured_and_sent(&mut self, mig: MigrationId) {
-        let Some(Leaving { captured: Some(captured), sent: true }) = self.leaving.get(&mig) else { return };
+        let Some(Leaving { captured: Some(captured), sent: true, .. }) = self.leaving.get(&mig) else { return };
         let captured = *captured;
         self.leaving.remove(&mig);
         self.host.handle_captured(now(), mig, Ok(captured), &mut self.rng);
@@ -351,7 +397,7 @@ impl Owner {
         mig: MigrationId,
         reply: tokio::sync::oneshot::Sender<bulk::Receiving>,
     ) {
-        let Some(landing) = self.landing.get(&mig) else {
+        let Some(landing) = self.landing.get_mut(&mig) else {
             self.host.count_reject(Reject::UnknownMigration);
             return;
         };
@@ -359,8 +405,13 @@ impl Owner {
             self.host.count_reject(Reject::WrongPeer);
             return;
         }
+        if std::mem::replace(&mut landing.receiving, true) {
+            self.host.count_reject(Reject::Reused);
+            return;
+        }
         let job = landing.job.clone();
         let receiving = bulk::Receiving {
+            prepared: self.prepared.get(&job.code).cloned(),
             module: self.modules.get(&job.code),
             driver: Arc::clone(&self.driver),
             log: self.logs.of(job.ids.service),
@@ -370,22 +421,30 @@ impl Owner {
     }
 
     fn handle_received(&mut self, mig: MigrationId, result: Result<Arrived, Reject>) {
-        // A second stream for the same migration must not replace, or end, what has arrived.
-        let Some(landing) = self.landing.get_mut(&mig).filter(|landing| landing.arrived.is_none()) else { return };
-        match result {
-            Ok(mut arrived) => {
-                if let Some(module) = arrived.module.take() {
-                    match self.modules.insert(module) {
-                        Ok(digest) => self.host.handle_module(digest),
-                        Err(error) => warn!(%error, "a received module cannot be kept"),
-                    }
-                }
-                let (state, bytes, sessions) = (arrived.state, arrived.bytes, arrived.sessions.clone());
-                landing.arrived = Some(arrived);
-                self.host.handle_received(now(), mig, state, bytes, sessions);
-            }
-            Err(reject) => self.host.handle_receive_failed(now(), mig, reject),
+        if !self.landing.contains_key(&mig) {
+            return;
         }
+        if let Err(reject) = result.and_then(|arrived| self.land(mig, arrived)) {
+            self.host.handle_receive_failed(now(), mig, reject);
+        }
+    }
+
+    /// What arrived is whole: it gets its thread now, so that nothing can fail once it is promised to be held.
+    fn land(&mut self, mig: MigrationId, arrived: Arrived) -> Result<(), Reject> {
+        let Some(landing) = self.landing.get_mut(&mig) else { return Ok(()) };
+        let Arrived { instance, state, bytes, sessions, module, prepared } = arrived;
+        let stay = (landing.job.ids.service, landing.job.ids.epoch.next_era());
+        let worker = Worker::adopt(stay, instance, self.happened.clone()).map_err(|_| Reject::NoResources)?;
+        landing.worker = Some(worker);
+        self.prepared.insert(prepared.digest(), prepared);
+        if let Some(module) = module {
+            match self.modules.insert(module) {
+                Ok(digest) => self.host.handle_module(digest),
+                Err(error) => warn!(%error, "a received module cannot be kept"),
+            }
+        }
+        self.host.handle_received(now(), mig, state, bytes, sessions);
+        Ok(())
     }
 
     fn handle_registry_event(&mut self, event: PoolEvent) {
@@ -417,6 +476,7 @@ impl Owner {
                 if let Err(reject) = self.host.handle_migrate_frame(now(), peer, &bytes, &mut self.rng) {
                     warn!(peer = %format!("{peer:#}"), %reject, "a peer broke the migration protocol");
                     self.migrate.close(peer);
+                    self.host.handle_peer_lost(now(), peer, "it broke the protocol", &mut self.rng);
                 }
             }
             PoolEvent::Closed { peer, id, reason, too_large } => {

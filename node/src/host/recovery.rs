@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, fmt};
 use wayfare_protocol::{
     host::Entry,
     ids::{Epoch, MigrationId, ServiceId},
-    wire,
 };
 
 /// Services that an earlier run of this node held when it ended.
@@ -41,7 +40,7 @@ pub(super) fn lost<'a>(entries: impl Iterator<Item = &'a [u8]>) -> Option<Lost> 
     let mut held: BTreeMap<MigrationId, ServiceId> = BTreeMap::new();
     let mut unreadable = 0;
     for bytes in entries {
-        let Ok(entry) = wire::decode::<Entry>(bytes) else {
+        let Ok(entry) = Entry::from_bytes(bytes) else {
             unreadable += 1;
             continue;
         };
@@ -68,7 +67,8 @@ pub(super) fn lost<'a>(entries: impl Iterator<Item = &'a [u8]>) -> Option<Lost> 
                     *state = "served";
                 }
             }
-            Entry::Sealed { service, epoch } => {
+            Entry::Dropped { .. } => {}
+            Entry::Sealed { service, epoch, .. } => {
                 served.insert((service, epoch), "sealed");
             }
         }

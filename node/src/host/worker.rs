@@ -12,18 +12,10 @@ use wayfare_protocol::{
 };
 
 use super::Happened;
-use crate::runtime::{Driver, Incoming, Instance, Launch, Prepared, Quiesced, Salt, SinkClosed, state::KIND_PAGE};
+use crate::runtime::{Driver, Instance, Launch, Prepared, Quiesced, Salt, SinkClosed, state::KIND_PAGE};
 
 /// Commands that wait for one instance. The machine sends one at a time, so this is never reached.
 const COMMANDS_MAX: usize = 16;
-
-/// How an instance comes to be.
-pub(super) enum Origin {
-    /// New: `_initialize` runs.
-    Fresh(Prepared, Launch),
-    /// Moved here: it goes on.
-    Moved(Box<dyn Incoming>, Digest),
-}
 
 /// What to do to an instance.
 pub(super) enum Task {
@@ -39,31 +31,36 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts a thread that makes the instance and reports [`Happened::Started`].
-    pub(super) fn spawn(
+    /// Starts a thread that makes a new instance (`_initialize` runs) and reports [`Happened::Started`].
+    pub(super) fn start(
         stay: Stay,
         driver: Arc<dyn Driver>,
-        origin: Origin,
+        prepared: Prepared,
+        launch: Launch,
         happened: mpsc::Sender<Happened>,
     ) -> std::io::Result<Self> {
-        let (tasks, queue) = mpsc::channel(COMMANDS_MAX);
-        thread::Builder::new().name("wayfare-service".to_owned()).spawn(move || {
-            let made = match origin {
-                Origin::Fresh(prepared, launch) => driver.start(&prepared, launch, None).map(|(instance, _)| instance),
-                Origin::Moved(incoming, expected) => incoming.activate(expected),
-            };
-            match made {
-                Ok(instance) => {
-                    let result = happened.blocking_send(Happened::Started { stay, result: Ok(()) });
-                    if result.is_ok() {
-                        serve(stay, instance, queue, &happened);
-                    }
-                }
-                Err(error) => {
-                    let _ = happened.blocking_send(Happened::Started { stay, result: Err(describe(&error)) });
-                }
+        Self::spawn(move |tasks| {
+            let made = driver.start(&prepared, launch, None);
+            let result = made.as_ref().map(|_| ()).map_err(|error| describe(error));
+            let reported = happened.blocking_send(Happened::Started { stay, result });
+            if let (Ok((instance, _)), Ok(())) = (made, reported) {
+                serve(stay, instance, tasks, &happened);
             }
-        })?;
+        })
+    }
+
+    /// Starts a thread for an instance that has moved here. It reports nothing, and does nothing before its first task.
+    pub(super) fn adopt(
+        stay: Stay,
+        instance: Box<dyn Instance>,
+        happened: mpsc::Sender<Happened>,
+    ) -> std::io::Result<Self> {
+        Self::spawn(move |tasks| serve(stay, instance, tasks, &happened))
+    }
+
+    fn spawn(body: impl FnOnce(mpsc::Receiver<Task>) + Send + 'static) -> std::io::Result<Self> {
+        let (tasks, queue) = mpsc::channel(COMMANDS_MAX);
+        thread::Builder::new().name("wayfare-service".to_owned()).spawn(move || body(queue))?;
         Ok(Self { tasks })
     }
 

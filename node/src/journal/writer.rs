@@ -125,6 +125,8 @@ impl Worker {
                 Command::Append { seq, payload, room } => self.append(seq, payload, room, &mut next),
                 Command::Rewrite { live, done } => self.rewrite(&live, done),
                 Command::Close { done } => {
+                    // Whoever still has a handle learns of the end no later than the caller.
+                    self.commands.close();
                     // If the caller has gone away, the journal is closed by being dropped.
                     let _ = done.send(self.journal);
                     return;

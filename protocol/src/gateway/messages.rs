@@ -9,7 +9,7 @@ use crate::{
     suite::digest,
     time::Micros,
     trust::{Certificate, Signed},
-    wire::{Wire, frames},
+    wire::{bodies, frames},
 };
 
 /// The identity of a client: the gateway's key and its incarnation.
@@ -92,17 +92,19 @@ pub struct NotExecuted {
     pub reason: String,
 }
 
-/// Gateway to host: round trips as this gateway measured them.
+/// Gateway to host, once a second: round trips as this gateway measured them, and which responses it has. What the client
+/// weighs, the host has seen itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LatencyReport {
     /// The service.
     pub service: ServiceId,
     /// The client.
     pub client: ClientId,
-    /// Filtered round trips to the hosting cloud and to candidates, each with how long ago it was last measured.
+    /// All below this have been answered to the client: the host may forget them, though no call follows.
+    pub acked_below: u64,
+    /// Filtered round trips to the hosting cloud and to candidates, each with how long ago it was last measured; empty if
+    /// nothing fresh is known.
     pub entries: Vec<(HostId, Micros, Micros)>,
-    /// Requests since the last report: the client's weight.
-    pub requests: u32,
 }
 
 impl LatencyReport {
@@ -117,12 +119,6 @@ impl LatencyReport {
 pub struct Gone {
     /// The service.
     pub service: ServiceId,
-}
-
-macro_rules! bodies {
-    ($($name:ident $limit:expr,)*) => {
-        $(impl Wire for $name { const LIMIT: usize = $limit; })*
-    };
 }
 
 bodies! {

@@ -105,7 +105,8 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
     }
 
     /// Tells the hosts of services what was measured, once an interval: each about itself first, then about candidates,
-    /// nearest first, as many as fit.
+    /// nearest first, as many as fit; and which responses have come, so that none is kept for a client that is silent.
+    /// Only where a session was asked for: a host listens to no one else.
     pub(super) fn report(&mut self, now: Now) {
         if now.mono < self.report_at() {
             return;
@@ -120,7 +121,8 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
         fresh.sort_unstable();
         let client = self.client();
         for route in self.routes.values_mut() {
-            let Some(host) = route.host(now.mono).filter(|host| self.links.is_connected(*host)) else { continue };
+            let connected = route.host(now.mono).filter(|host| self.links.is_connected(*host));
+            let Some(host) = connected.filter(|_| route.opened) else { continue };
             let own = fresh.iter().filter(|(_, measured, _)| *measured == host);
             let candidates = fresh
                 .iter()
@@ -130,11 +132,12 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
                 .take(REPORT_ENTRIES_MAX)
                 .map(|(rtt, measured, age)| (*measured, *rtt, *age))
                 .collect();
-            if entries.is_empty() {
+            let acked_below = route.acked_below();
+            if entries.is_empty() && route.acked_told == acked_below {
                 continue;
             }
-            let requests = std::mem::take(&mut route.requests);
-            let report = LatencyReport { service: route.service, client, entries, requests };
+            route.acked_told = acked_below;
+            let report = LatencyReport { service: route.service, client, acked_below, entries };
             self.outbox.now(Effect::Send { host, frame: ClientFrame::LatencyReport(report) });
         }
     }

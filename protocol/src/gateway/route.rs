@@ -132,8 +132,8 @@ pub(super) struct Route {
     /// Whether Open was sent on the present stream to the present host.
     pub(super) opened: bool,
     pub(super) backoff: Backoff,
-    /// Requests since the last latency report.
-    pub(super) requests: u32,
+    /// The mark that the present host was told last.
+    pub(super) acked_told: u64,
 }
 
 impl Route {
@@ -154,7 +154,7 @@ impl Route {
             resends: BTreeSet::new(),
             opened: false,
             backoff: Backoff::default(),
-            requests: 0,
+            acked_told: 0,
         }
     }
 
@@ -199,7 +199,6 @@ impl Route {
     pub(super) fn push(&mut self, ticket: Ticket, request: Vec<u8>, deadline: Instant) {
         let sequence = self.next;
         self.next += 1;
-        self.requests = self.requests.saturating_add(1);
         let hash = request_hash(&request);
         let pending =
             Pending { ticket, request, hash, deadline, ever_sent: false, resend_at: None, resend_pause: RESEND_AFTER };
@@ -230,6 +229,7 @@ impl Route {
         self.durable_below = 1;
         self.reserving = None;
         self.opened = false;
+        self.acked_told = 0;
         self.remove_all()
     }
 
@@ -246,6 +246,7 @@ impl Route {
     /// The stream or the host is another: Open and every unanswered request must be sent again, in order.
     pub(super) fn restart(&mut self) {
         self.opened = false;
+        self.acked_told = 0;
         self.resends.clear();
         for (sequence, pending) in &mut self.pending {
             pending.resend_at = None;
@@ -278,7 +279,7 @@ impl Route {
     }
 
     /// All below this have been answered to the client, one way or the other.
-    fn acked_below(&self) -> u64 {
+    pub(super) fn acked_below(&self) -> u64 {
         self.pending.keys().next().copied().unwrap_or(self.next)
     }
 
@@ -305,6 +306,7 @@ impl Route {
             pending.resend_at = Some(at);
             pending.ever_sent = true;
             self.resends.insert((at, sequence));
+            self.acked_told = acked_below;
             let (hash, request) = (pending.hash, pending.request.clone());
             let call = Call { service, client, sequence, hash, acked_below, request };
             outbox.now(Effect::Send { host, frame: ClientFrame::Call(call) });

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     advert::Gossip,
     ids::{Digest, HostId, MigrationId, RegistryId},
-    limits::{HALF_OPEN_MAX, HALF_OPEN_PER_PEER_MAX, SERVICES_MAX, STEP_TIMEOUT},
+    limits::{HALF_OPEN_MAX, HALF_OPEN_PER_PEER_MAX, SERVICES_MAX, STEP_TIMEOUT, TRANSFER_MAX},
     migration::{
         messages::{
             Granted, MigrateFrame, MigrateRefused, NoService, Placement, RecordsAcked, RegistryFrame, RequestFrame,
@@ -130,7 +130,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 }
                 Ok(())
             }
-            MigrateFrame::RecordsAcked(acked) => self.handle_records_acked(now, peer, acked.mig),
+            MigrateFrame::RecordsAcked(acked) => self.handle_records_acked(now, peer, &acked),
         }
     }
 
@@ -281,7 +281,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// Records up to and without `next` are applied.
     pub fn handle_records(&mut self, now: Now, mig: MigrationId, next: u64) {
         let Some(arrival) = self.arrivals.get_mut(&mig) else { return };
-        arrival.deadline = arrival.deadline.max(now.mono + STEP_TIMEOUT);
+        let end = arrival.answered.map_or(arrival.deadline, |answered| answered + TRANSFER_MAX);
+        arrival.deadline = arrival.deadline.max((now.mono + STEP_TIMEOUT).min(end));
         let source = arrival.target.source();
         self.say(source, MigrateFrame::RecordsAcked(RecordsAcked { mig, next }));
     }
@@ -317,10 +318,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// The last of 8, from A.
     fn handle_consent(&mut self, now: Now, peer: HostId, consent: &CoSigned<Transfer>) -> Result<(), Reject> {
         let mig = consent.unverified()?.ids.mig;
-        if self.finished.contains(&mig) {
-            return Err(Reject::Finished);
-        }
-        let arrival = self.arrivals.get_mut(&mig).ok_or(Reject::UnknownMigration)?;
+        // A's consent may cross B's giving up: A then asks R, which finds no completion and aborts.
+        let Some(arrival) = self.arrivals.get_mut(&mig) else { return self.settled(mig) };
         if arrival.target.source() != peer {
             return Err(Reject::WrongPeer);
         }
@@ -345,13 +344,14 @@ impl<S: Suite, G: Guards> Host<S, G> {
 
     fn hold_if_complete(&mut self, now: Now, mig: MigrationId) -> Result<(), Reject> {
         let Some(arrival) = self.arrivals.get_mut(&mig) else { return Ok(()) };
-        let Some((held, ack)) = arrival.target.hold::<S, G>(&party!(self), now)? else { return Ok(()) };
+        let Some(held) = arrival.target.hold::<S, G>(&party!(self), now)? else { return Ok(()) };
         arrival.trace.step(9, now.wall);
         arrival.trace.step(10, now.wall);
         arrival.completing = Some((now.mono, Retry::from(now.mono)));
         let (ids, from) = (arrival.target.ids(), arrival.target.source());
-        let complete = held.complete.clone();
-        self.outbox.persist(|seq| Effect::Persist { seq, entry: Entry::Held { ids, from, held } });
+        let (complete, ack) = (held.complete.clone(), held.ack.clone());
+        let manifest = arrival.target.manifest().signed().clone();
+        self.outbox.persist(|seq| Effect::Persist { seq, entry: Entry::Held { ids, from, held, manifest } });
         self.outbox.promise(Effect::ToRegistry(ids.service.registry, RegistryFrame::Complete(complete)));
         let ack = MigrateFrame::TransferAck(ack);
         self.outbox.promise(Effect::ToPeer { host: from, addresses: Vec::new(), frame: ack });
@@ -361,14 +361,14 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// 11, from R: for an arrival or a departure.
     fn handle_placement(&mut self, now: Now, signed: &Signed<Placement>) -> Result<(), Reject> {
         let claim = signed.unverified()?;
-        if self.arrivals.contains_key(&claim.mig) && claim.host == self.me() {
+        if self.arrivals.contains_key(&claim.mig) {
             return self.handle_arrived(now, claim.mig, signed);
         }
         if let Some(stay) = self.departing(claim.mig) {
             return self.handle_departed(now, stay, signed);
         }
-        // A repeat, or news of an attempt long settled.
-        Ok(())
+        // A repeat of what is settled is no news; R says nothing of attempts that were never ours.
+        if self.finished.contains(&claim.mig) { Ok(()) } else { Err(Reject::UnknownMigration) }
     }
 
     fn handle_granted(&mut self, now: Now, granted: &Granted) -> Result<(), Reject> {
@@ -440,7 +440,13 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     /// The driver has started, activated or resumed an instance; or could not.
-    pub fn handle_started(&mut self, now: Now, stay: super::hosted::Stay, result: Result<(), String>) {
+    pub fn handle_started(
+        &mut self,
+        now: Now,
+        stay: super::hosted::Stay,
+        result: Result<(), String>,
+        rng: &mut dyn rand_core::Rng,
+    ) {
         let (service, epoch) = stay;
         let Some(hosted) = self.services.get_mut(&stay) else { return };
         match result {
@@ -459,8 +465,29 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 self.outbox.now(Effect::Event(Event::Serving(service, epoch)));
                 self.admit_held(stay, now);
             }
-            Err(reason) => self.outbox.now(Effect::Event(Event::Broken(service, reason))),
+            Err(reason) => {
+                self.break_down(stay, now, &reason, rng);
+            }
         }
+    }
+
+    /// The instance cannot run (any more): nothing is answered from it, its lease is let go, and people are told.
+    fn break_down(&mut self, stay: super::hosted::Stay, now: Now, reason: &str, rng: &mut dyn rand_core::Rng) {
+        let Some(hosted) = self.services.get_mut(&stay) else { return };
+        let (service, _) = stay;
+        hosted.running = None;
+        // A source that has consented needs its instance no more; R decides what becomes of the service.
+        let consented = hosted.attempt.as_ref().is_some_and(|attempt| attempt.source.has_consented());
+        if !consented {
+            hosted.run = Run::Broken;
+            let waiting: Vec<_> = hosted.queue.drain(..).map(|waiting| (waiting.client, waiting.sequence)).collect();
+            let held: Vec<_> = hosted.held.drain(..).map(|(_, call)| (call.client, call.sequence)).collect();
+            for (client, sequence) in waiting.into_iter().chain(held) {
+                self.refuse_call(service, client, sequence, Reject::Broken);
+            }
+            self.give_up(stay, now, reason, rng);
+        }
+        self.outbox.now(Effect::Event(Event::Broken(service, reason.to_owned())));
     }
 
     pub(super) fn arrival_timeouts(&mut self, now: Now) {
@@ -484,6 +511,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
 
     fn drop_arrival(&mut self, mig: MigrationId, _now: Now, reason: &str) {
         let Some(mut arrival) = self.arrivals.remove(&mig) else { return };
+        if !arrival.target.is_held() {
+            let entry = Entry::Dropped { ids: arrival.target.ids() };
+            self.outbox.persist(|seq| Effect::Persist { seq, entry });
+        }
         self.outbox.promise(Effect::DiscardIncoming { mig });
         arrival.trace.ending = Ending::Failed(reason.to_owned());
         self.finish(mig, arrival.trace);

@@ -53,14 +53,17 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     fn handle_hello(&mut self, now: Now, gateway: HostId, hello: &Hello) -> Result<(), Reject> {
-        self.bundle.verify_certificate::<S, G>(&hello.certificate, gateway, &[Role::Gateway], now.wall)?;
-        self.links.insert(gateway, Link { client: client_id(gateway, hello.incarnation) });
+        let (registry, _) =
+            self.bundle.verify_certificate::<S, G>(&hello.certificate, gateway, &[Role::Gateway], now.wall)?;
+        self.links.insert(gateway, Link { client: client_id(gateway, hello.incarnation), registry });
         Ok(())
     }
 
     /// Only the client that this stream's gateway may speak for.
-    fn check_client(&self, gateway: HostId, client: ClientId) -> Result<(), Reject> {
+    /// A Registry's gateways carry its own services only.
+    fn check_client(&self, gateway: HostId, service: ServiceId, client: ClientId) -> Result<(), Reject> {
         let link = self.links.get(&gateway).ok_or(Reject::UnexpectedMessage)?;
+        ensure::<G>(link.registry == service.registry, Reject::UnknownRegistry)?;
         ensure::<G>(link.client == client, Reject::WrongClient)
     }
 
@@ -78,11 +81,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     fn handle_open(&mut self, gateway: HostId, open: &Open) -> Result<(), Reject> {
-        self.check_client(gateway, open.client)?;
+        self.check_client(gateway, open.service, open.client)?;
         let Some(stay) = self.serving(gateway, open.service) else { return Ok(()) };
         let Some(hosted) = self.services.get_mut(&stay) else { return Ok(()) };
         let (service, client) = (open.service, open.client);
-        let frame = match hosted.sessions.open(client) {
+        let frame = match hosted.sessions.open(client, gateway) {
             Ok(()) => ClientFrame::Opened(Opened { service, client }),
             Err(reject) => {
                 self.rejects.count(reject);
@@ -95,13 +98,15 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     fn handle_call(&mut self, now: Now, gateway: HostId, call: Call) -> Result<(), Reject> {
-        self.check_client(gateway, call.client)?;
+        self.check_client(gateway, call.service, call.client)?;
         ensure::<G>(call.request.len() <= REQUEST_BYTES_MAX, Reject::FrameTooLarge)?;
         ensure::<G>(request_hash(&call.request) == call.hash, Reject::WrongHash)?;
         let Some(stay) = self.serving(gateway, call.service) else { return Ok(()) };
         let Some(hosted) = self.services.get_mut(&stay) else { return Ok(()) };
         if hosted.queue.len() + hosted.held.len() >= QUEUED_REQUESTS_MAX {
             self.not_executed(gateway, call.service, call.client, call.sequence, Reject::Full);
+        } else if hosted.run == Run::Broken {
+            self.not_executed(gateway, call.service, call.client, call.sequence, Reject::Broken);
         } else if matches!(hosted.run, Run::Starting | Run::Serving) {
             self.admit(stay, now, gateway, call);
         } else {
@@ -122,7 +127,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             Ok(Admit::Replay(response)) => {
                 if hosted.may_serve(now.mono) {
                     let reply = Reply { service, client, sequence, response };
-                    self.outbox.promise(Effect::ToGateway(gateway, ClientFrame::Reply(reply)));
+                    self.outbox.now(Effect::ToGateway(gateway, ClientFrame::Reply(reply)));
                 }
             }
             Ok(Admit::Join) => {}
@@ -159,14 +164,26 @@ impl<S: Suite, G: Guards> Host<S, G> {
             }
             let Some(Waiting { client, sequence, request }) = hosted.queue.pop_front() else { return };
             if let Err(reject) = hosted.sessions.begin(client, sequence) {
-                if let Some(gateway) = self.gateway_of(client) {
-                    self.not_executed(gateway, service, client, sequence, reject);
-                }
+                self.refuse_call(service, client, sequence, reject);
                 continue;
             }
             hosted.running = Some((client, sequence));
-            self.outbox.promise(Effect::Execute { service, epoch, client, sequence, request });
+            self.outbox.now(Effect::Execute { service, epoch, client, sequence, request });
         }
+    }
+
+    /// Tells a client, if its gateway is there, that a request was not executed.
+    pub(super) fn refuse_call(&mut self, service: ServiceId, client: ClientId, sequence: u64, why: Reject) {
+        match self.gateway_of(client) {
+            Some(gateway) => self.not_executed(gateway, service, client, sequence, why),
+            None => self.rejects.count(why),
+        }
+    }
+
+    /// Whether a response of `service` may leave now: the driver asks just before it sends one (PROTOCOL 4.5).
+    pub fn may_answer(&self, now: Now, service: ServiceId) -> bool {
+        let current = self.current(service).and_then(|stay| self.services.get(&stay));
+        current.is_some_and(|hosted| now.mono < hosted.lease.until && hosted.keeps_lease())
     }
 
     fn gateway_of(&self, client: ClientId) -> Option<HostId> {
@@ -187,7 +204,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         // The lease is checked again before the response leaves: without it, the client asks whoever holds the service.
         if let Some(gateway) = self.gateway_of(client).filter(|_| leased) {
             let reply = Reply { service: stay.0, client, sequence, response };
-            self.outbox.promise(Effect::ToGateway(gateway, ClientFrame::Reply(reply)));
+            self.outbox.now(Effect::ToGateway(gateway, ClientFrame::Reply(reply)));
         }
         if freezing {
             self.capture_if_idle(stay, now);
@@ -197,11 +214,23 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     fn handle_report(&mut self, now: Now, gateway: HostId, report: &LatencyReport) -> Result<(), Reject> {
-        self.check_client(gateway, report.client)?;
+        self.check_client(gateway, report.service, report.client)?;
         ensure::<G>(report.fits(), Reject::FieldTooLong)?;
         let Some(stay) = self.serving(gateway, report.service) else { return Ok(()) };
-        if let Some(hosted) = self.services.get_mut(&stay) {
-            hosted.placer.handle_report(now, report.client, &report.entries, report.requests)?;
+        let Some(hosted) = self.services.get_mut(&stay) else { return Ok(()) };
+        // Neither is the gateway's fault: its session may have been evicted meanwhile, or others report too.
+        let result = if hosted.sessions.is_open(report.client) {
+            hosted.sessions.acknowledge(report.client, report.acked_below);
+            if report.entries.is_empty() {
+                return Ok(());
+            }
+            let completed = hosted.sessions.take_completed(report.client);
+            hosted.placer.handle_report(now, report.client, &report.entries, completed)
+        } else {
+            Err(Reject::NoSession)
+        };
+        if let Err(reject) = result {
+            self.rejects.count(reject);
         }
         Ok(())
     }

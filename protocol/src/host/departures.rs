@@ -9,10 +9,11 @@ use crate::{
     advert::store as advert,
     gateway::messages::ClientFrame,
     ids::{Digest, HostId, MigrationId, MigrationIds, ServiceId},
-    limits::{RECLAIM_AFTER, STEP_TIMEOUT},
+    limits::{RECLAIM_AFTER, STEP_TIMEOUT, TRANSFER_MAX},
     migration::{
         messages::{
-            Granted, MigrateFrame, MigrationRef, Placement, RegistryFrame, ResponseFrame, TransferAck, VerifyCloudFrame,
+            Granted, MigrateFrame, MigrationRef, Placement, RecordsAcked, RegistryFrame, ResponseFrame, TransferAck,
+            VerifyCloudFrame,
         },
         source::{Source, SourceParty, Verdict},
         trace::{Ending, Side, Trace},
@@ -134,6 +135,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             agreement: None,
             trace,
             deadline: now.mono + STEP_TIMEOUT,
+            acked: 0,
             reclaiming: None,
             frozen_at: None,
         });
@@ -190,7 +192,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// 7, from B: freeze.
     pub(super) fn handle_response(&mut self, now: Now, peer: HostId, frame: &ResponseFrame) -> Result<(), Reject> {
         let mig = frame.response.unverified()?.ids.mig;
-        let stay = self.departing(mig).ok_or(Reject::UnknownMigration)?;
+        let Some(stay) = self.departing(mig) else { return self.settled(mig) };
         let Some(hosted) = self.services.get_mut(&stay) else { return Err(Reject::UnknownMigration) };
         let Some(attempt) = &mut hosted.attempt else { return Err(Reject::UnexpectedMessage) };
         if attempt.source.target() != peer {
@@ -253,35 +255,43 @@ impl<S: Suite, G: Guards> Host<S, G> {
         attempt.deadline = now.mono + RECLAIM_AFTER;
         let (host, addresses) = (attempt.source.target(), attempt.source.addresses().to_vec());
         let frame = MigrateFrame::Transfer(consented.consent.clone());
-        self.outbox.persist(|seq| Effect::Persist { seq, entry: Entry::Consented { ids, consented } });
-        self.outbox.promise(Effect::ToPeer { host, addresses, frame });
+        let dial = addresses.clone();
+        self.outbox.persist(|seq| Effect::Persist { seq, entry: Entry::Consented { ids, consented, addresses } });
+        self.outbox.promise(Effect::ToPeer { host, addresses: dial, frame });
     }
 
-    /// B has records up to here.
-    pub(super) fn handle_records_acked(&mut self, now: Now, peer: HostId, mig: MigrationId) -> Result<(), Reject> {
-        let stay = self.departing(mig).ok_or(Reject::UnknownMigration)?;
+    /// B has records up to here. Only progress counts, and only for so long.
+    pub(super) fn handle_records_acked(&mut self, now: Now, peer: HostId, acked: &RecordsAcked) -> Result<(), Reject> {
+        let Some(stay) = self.departing(acked.mig) else { return self.settled(acked.mig) };
         let Some(attempt) = self.services.get_mut(&stay).and_then(|hosted| hosted.attempt.as_mut()) else {
             return Err(Reject::UnknownMigration);
         };
         if attempt.source.target() != peer {
             return Err(Reject::WrongPeer);
         }
-        if attempt.reclaiming.is_none() {
+        let Some(frozen_at) = attempt.frozen_at else { return Err(Reject::UnexpectedMessage) };
+        if attempt.reclaiming.is_none() && acked.next > attempt.acked {
+            attempt.acked = acked.next;
             let wait = if attempt.source.has_consented() { RECLAIM_AFTER } else { STEP_TIMEOUT };
-            attempt.deadline = attempt.deadline.max(now.mono + wait);
+            attempt.deadline = attempt.deadline.max((now.mono + wait).min(frozen_at + TRANSFER_MAX));
         }
+        Ok(())
+    }
+
+    /// A message about an attempt that is over: no fault of the peer's if it was one that both knew.
+    pub(super) fn settled(&mut self, mig: MigrationId) -> Result<(), Reject> {
+        if !self.finished.contains(&mig) {
+            return Err(Reject::UnknownMigration);
+        }
+        self.rejects.count(Reject::Finished);
         Ok(())
     }
 
     /// 9, from B.
     pub(super) fn handle_ack(&mut self, now: Now, peer: HostId, signed: &Signed<TransferAck>) -> Result<(), Reject> {
         let mig = signed.unverified()?.ids.mig;
-        let stay = match self.departing(mig) {
-            Some(stay) => stay,
-            // 11 may overtake 9: then the attempt is over, and well.
-            None if self.finished.contains(&mig) => return Ok(()),
-            None => return Err(Reject::UnknownMigration),
-        };
+        // 11 may overtake 9: then the attempt is over, and well.
+        let Some(stay) = self.departing(mig) else { return self.settled(mig) };
         let Some(hosted) = self.services.get_mut(&stay) else { return Err(Reject::UnknownMigration) };
         let Some(attempt) = &mut hosted.attempt else { return Err(Reject::UnexpectedMessage) };
         if attempt.source.target() != peer {
@@ -319,6 +329,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 }
                 self.end_attempt(stay, now, "the registry aborted the migration");
             }
+            Verdict::Superseded(placement) => self.seal(stay, &placement),
         }
         Ok(())
     }
@@ -393,7 +404,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 hosted.run = Run::Resuming;
                 self.outbox.promise(Effect::Resume { service, epoch });
             }
-            Run::Starting | Run::Serving | Run::Resuming | Run::Sealed => {}
+            Run::Starting | Run::Serving | Run::Resuming | Run::Sealed | Run::Broken => {}
         }
         self.outbox.now(Effect::Event(Event::MoveFailed(service, to, reason.to_owned())));
         attempt.trace.downtime = attempt.frozen_at.map(|frozen| now.mono.since(frozen));

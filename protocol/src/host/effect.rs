@@ -9,13 +9,14 @@ use crate::{
     limits::FRAME_BYTES_MAX,
     manifest::Manifest,
     migration::{
-        messages::{MigrateFrame, Placement, RegistryFrame},
+        messages::{MigrateFrame, Placement, RegisterFrame, RegistryFrame},
         source::Consented,
         target::Held,
     },
+    reject::Reject,
     suite::Secret,
     trust::Signed,
-    wire::Wire,
+    wire::{self, Wire},
 };
 
 /// One thing to do. The driver executes effects in the order in which it polls them.
@@ -180,8 +181,8 @@ pub enum Entry {
     },
     /// REGISTER will be sent: the first vkS's secret. Without it, a crash before the answer would lock the name for ever.
     Registering {
-        /// The owner's word.
-        manifest: Signed<Manifest>,
+        /// REGISTER as sent: the same bytes get the same answer.
+        frame: RegisterFrame,
         /// The placement key's secret.
         secret: [u8; 32],
     },
@@ -198,6 +199,8 @@ pub enum Entry {
         ids: MigrationIds,
         /// The consent and what its answers must name.
         consented: Consented,
+        /// Where the target is reached.
+        addresses: Vec<String>,
     },
     /// 9 and 10 will be sent.
     Held {
@@ -205,8 +208,10 @@ pub enum Entry {
         ids: MigrationIds,
         /// The source.
         from: HostId,
-        /// 10 and the state's hash. The state itself is not in the journal.
+        /// 9, 10 and the state's hash. The state itself is not in the journal.
         held: Held,
+        /// The owner's word.
+        manifest: Signed<Manifest>,
     },
     /// The service has moved: the copy is deleted.
     Released {
@@ -220,15 +225,45 @@ pub enum Entry {
         /// The attempt.
         ids: MigrationIds,
     },
+    /// An arrival that promised nothing has ended: its key is of no use any more.
+    Dropped {
+        /// The attempt.
+        ids: MigrationIds,
+    },
     /// Superseded without consent: kept, sealed, not served.
     Sealed {
         /// The service.
         service: ServiceId,
         /// The epoch it was served under.
         epoch: Epoch,
+        /// Where the service is now.
+        by: Signed<Placement>,
     },
 }
 
+/// The version of journal entries, in front of each.
+const ENTRY_VERSION: u8 = 1;
+
+impl Entry {
+    /// `version ‖ body`.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![ENTRY_VERSION];
+        bytes.append(&mut wire::encode(self));
+        bytes
+    }
+
+    /// Reads an entry back.
+    ///
+    /// # Errors
+    /// [`Reject::WrongVersion`], or a decoding error.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Reject> {
+        match bytes {
+            [ENTRY_VERSION, body @ ..] => wire::decode(body),
+            _ => Err(Reject::WrongVersion),
+        }
+    }
+}
+
 impl Wire for Entry {
-    const LIMIT: usize = 64 * FRAME_BYTES_MAX;
+    const LIMIT: usize = 4 * FRAME_BYTES_MAX;
 }

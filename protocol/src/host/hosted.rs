@@ -37,6 +37,8 @@ pub enum Run {
     Resuming,
     /// Superseded without consent: kept, not served.
     Sealed,
+    /// The instance cannot run.
+    Broken,
 }
 
 impl Run {
@@ -48,6 +50,7 @@ impl Run {
             Self::Freezing | Self::Frozen => "frozen",
             Self::Resuming => "resuming",
             Self::Sealed => "sealed",
+            Self::Broken => "broken",
         }
     }
 }
@@ -128,6 +131,8 @@ pub struct Attempt {
     pub trace: Trace,
     /// Before consent: when to give up. After it: when to ask R.
     pub deadline: Instant,
+    /// The highest record number that the target acknowledged.
+    pub acked: u64,
     /// When RECLAIM was first sent, and its next repeat.
     pub reclaiming: Option<(Instant, Retry)>,
     /// When the service froze.
@@ -180,7 +185,8 @@ impl Hosted {
 
     /// Whether the lease is this host's to use: it was not released by consent.
     pub fn keeps_lease(&self) -> bool {
-        self.run != Run::Sealed && !self.attempt.as_ref().is_some_and(|attempt| attempt.source.has_consented())
+        !matches!(self.run, Run::Sealed | Run::Broken)
+            && !self.attempt.as_ref().is_some_and(|attempt| attempt.source.has_consented())
     }
 
     /// Whether a request may be executed or a response leave at `now`.

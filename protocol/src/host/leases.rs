@@ -12,6 +12,7 @@ use crate::{
     limits::SERVICES_MAX,
     manifest::Manifest,
     migration::messages::{Answer, Decision, Granted, Placement, Register, RegisterFrame, RegistryFrame, Renew},
+    migration::trace::Ending,
     placement::Placer,
     reject::{Guards, Reject, ensure},
     session::Sessions,
@@ -74,7 +75,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         };
         let register = Signed::sign::<S>(&secret, registry, Receiver::Registry(registry), &register);
         let frame = RegisterFrame { register, manifest: manifest.signed().clone(), addresses: self.addresses.clone() };
-        let entry = Entry::Registering { manifest: manifest.signed().clone(), secret: *secret.expose() };
+        let entry = Entry::Registering { frame: frame.clone(), secret: *secret.expose() };
         self.outbox.persist(|seq| Effect::Persist { seq, entry });
         self.outbox.promise(Effect::ToRegistry(registry, RegistryFrame::Register(frame.clone())));
         let retry = Retry::from(now.mono);
@@ -252,16 +253,32 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let asked =
             |hosted: &Hosted| hosted.lease.renewal.as_ref().is_some_and(|renewal| renewal.signed.hash() == answers);
         let older = |stay: &Stay| stay.0 == placement.service && stay.1 < placement.epoch;
-        let Some((stay, hosted)) =
-            self.services.iter_mut().find(|(stay, hosted)| older(stay) && hosted.keeps_lease() && asked(hosted))
+        let Some((stay, _)) =
+            self.services.iter().find(|(stay, hosted)| older(stay) && hosted.keeps_lease() && asked(hosted))
         else {
             return;
         };
-        let (service, epoch) = *stay;
+        let stay = *stay;
+        self.seal(stay, placement);
+    }
+
+    /// Stops serving, keeps the state, tells people.
+    pub(super) fn seal(&mut self, stay: Stay, placement: &Verified<Placement>) {
+        let Some(hosted) = self.services.get_mut(&stay) else { return };
+        let (service, epoch) = stay;
         hosted.run = Run::Sealed;
         hosted.lease.renewal = None;
         hosted.queue.clear();
-        self.outbox.persist(|seq| Effect::Persist { seq, entry: Entry::Sealed { service, epoch } });
+        hosted.held.clear();
+        if let Some(mut attempt) = hosted.attempt.take() {
+            attempt.trace.ending = Ending::Failed("superseded without consent".to_owned());
+            match attempt.source.mig() {
+                Some(mig) => self.finish(mig, attempt.trace),
+                None => self.remember(attempt.trace),
+            }
+        }
+        let by = placement.signed().clone();
+        self.outbox.persist(|seq| Effect::Persist { seq, entry: Entry::Sealed { service, epoch, by } });
         self.outbox.now(Effect::Event(Event::Superseded(service, epoch)));
         self.departed.insert(service, placement.signed().clone());
         self.tell_moved(placement);

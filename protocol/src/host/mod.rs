@@ -69,6 +69,7 @@ pub struct HostConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Link {
     client: ClientId,
+    registry: RegistryId,
 }
 
 /// A host's machine. Pure: time and randomness are arguments, effects are polled.

@@ -11,7 +11,7 @@ use crate::{
     manifest::{Manifest, Resources, ServiceType},
     time::{Micros, Timestamp},
     trust::{Certificate, CoSigned, Message, Role, Signed},
-    wire::{Wire, frames},
+    wire::{Wire, bodies, frames},
 };
 
 /// Makes types wire messages with a label each.
@@ -26,13 +26,6 @@ macro_rules! messages {
                 const LABEL: &'static str = concat!("wayfare/1 ", $label);
             }
         )*
-    };
-}
-
-/// Makes types the bodies of frames: unsigned themselves, they carry signed messages or act on the stream's peer alone.
-macro_rules! bodies {
-    ($($name:ident $limit:expr,)*) => {
-        $(impl Wire for $name { const LIMIT: usize = $limit; })*
     };
 }
 

@@ -76,9 +76,9 @@ enum Phase {
     /// 4 is out, 7 is awaited.
     Offering { ids: MigrationIds, share: Secret, nonce_a: Nonce, request: Signed<Request>, sent: Instant },
     /// 7 is in: records are sent. No promise was made yet.
-    Transferring { ids: MigrationIds, nonce_a: Nonce, agreement: Agreement, response: Micros, since: Instant },
+    Transferring { ids: MigrationIds, nonce_a: Nonce, agreement: Agreement, since: Instant },
     /// Consent was given: only R decides now.
-    Frozen { ids: MigrationIds, nonce_a: Nonce, consented: Consented, acked: bool, response: Micros, since: Instant },
+    Frozen { ids: MigrationIds, consented: Consented, acked: bool, since: Instant },
 }
 
 /// What must survive a crash of a source that has consented.
@@ -92,6 +92,8 @@ pub struct Consented {
     pub transcript: Digest,
     /// h(state).
     pub state: Digest,
+    /// N_A, which 9 repeats.
+    pub nonce_a: Nonce,
 }
 
 /// How R decided, with the placement that now stands.
@@ -101,6 +103,8 @@ pub enum Verdict {
     Won(Verified<Placement>),
     /// It is ours, under a fresh lease: serve.
     Ours(Verified<Placement>),
+    /// This attempt was aborted, and yet the record is elsewhere: without consent of ours. Stop, keep the state.
+    Superseded(Verified<Placement>),
 }
 
 /// One attempt to move one service away from here.
@@ -287,8 +291,7 @@ impl Source {
         };
         let (ids, nonce_a, took) = (*ids, *nonce_a, now.mono.since(*sent));
         self.durations.0 = took;
-        self.phase =
-            Phase::Transferring { ids, nonce_a, agreement: agreement.clone(), response: took, since: now.mono };
+        self.phase = Phase::Transferring { ids, nonce_a, agreement: agreement.clone(), since: now.mono };
         Ok(agreement)
     }
 
@@ -297,7 +300,7 @@ impl Source {
     /// # Errors
     /// [`Reject::UnexpectedMessage`] if no transfer is under way.
     pub fn consent<S: Suite>(&mut self, party: &SourceParty<'_>, state: Digest) -> Result<Consented, Reject> {
-        let Phase::Transferring { ids, nonce_a, agreement, response, since } = &self.phase else {
+        let Phase::Transferring { ids, nonce_a, agreement, since } = &self.phase else {
             return Err(Reject::UnexpectedMessage);
         };
         let transfer = Transfer {
@@ -315,15 +318,14 @@ impl Source {
             Receiver::Host(self.target),
             &transfer,
         );
-        let consented = Consented { consent, new_key: agreement.new_key, transcript: agreement.transcript, state };
-        self.phase = Phase::Frozen {
-            ids: *ids,
+        let consented = Consented {
+            consent,
+            new_key: agreement.new_key,
+            transcript: agreement.transcript,
+            state,
             nonce_a: *nonce_a,
-            consented: consented.clone(),
-            acked: false,
-            response: *response,
-            since: *since,
         };
+        self.phase = Phase::Frozen { ids: *ids, consented: consented.clone(), acked: false, since: *since };
         Ok(consented)
     }
 
@@ -337,13 +339,13 @@ impl Source {
         now: Now,
         signed: &Signed<TransferAck>,
     ) -> Result<(), Reject> {
-        let Phase::Frozen { ids, nonce_a, consented, acked, since, .. } = &mut self.phase else {
+        let Phase::Frozen { ids, consented, acked, since } = &mut self.phase else {
             return Err(Reject::UnexpectedMessage);
         };
         let ack = signed.verify::<S, G>(&self.target.0, party.registry(), Receiver::Host(party.me))?;
         check_ids::<G>(&ack.ids, ids)?;
         ensure::<G>(ack.transcript == consented.transcript, Reject::WrongHash)?;
-        ensure::<G>(ack.nonce_a == *nonce_a, Reject::WrongNonce)?;
+        ensure::<G>(ack.nonce_a == consented.nonce_a, Reject::WrongNonce)?;
         ensure::<G>(ack.state == consented.state, Reject::WrongState)?;
         ensure::<G>(ack.consent == consented.consent.hash(), Reject::WrongConsent)?;
         if !*acked {
@@ -363,7 +365,7 @@ impl Source {
         now: Now,
         signed: &Signed<Placement>,
     ) -> Result<Verified<Placement>, Reject> {
-        let Phase::Frozen { ids, consented, acked, since, .. } = &self.phase else {
+        let Phase::Frozen { ids, consented, acked, since } = &self.phase else {
             return Err(Reject::UnexpectedMessage);
         };
         let placement = party.bundle.verify::<S, G, Placement>(signed, party.registry(), Receiver::Anyone)?;
@@ -415,6 +417,7 @@ impl Source {
                 ensure::<G>(placement.epoch > ids.epoch, Reject::WrongEpoch)?;
                 Ok(Verdict::Won(placement))
             }
+            Decision::Aborted if placement.epoch > ids.epoch => Ok(Verdict::Superseded(placement)),
             Decision::Aborted => {
                 ensure::<G>(placement.epoch == ids.epoch, Reject::WrongEpoch)?;
                 ensure::<G>(placement.host == party.me, Reject::WrongCloud)?;

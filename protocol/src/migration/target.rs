@@ -48,12 +48,14 @@ enum Phase {
         received: Option<Digest>,
     },
     /// 9 and 10 are out: only R decides now.
-    Held { held: Held, ack: Signed<TransferAck> },
+    Held { held: Held },
 }
 
 /// What must survive a crash of a target that holds the state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Held {
+    /// 9, to be sent again.
+    pub ack: Signed<TransferAck>,
     /// 10 with the consent, to be sent again.
     pub complete: CompleteFrame,
     /// h(state) under the migration's salt.
@@ -260,7 +262,7 @@ impl Target {
     /// The same consent again: 9 again, if it was made.
     pub fn repeat_ack(&self) -> Option<Signed<TransferAck>> {
         match &self.phase {
-            Phase::Held { ack, .. } => Some(ack.clone()),
+            Phase::Held { held } => Some(held.ack.clone()),
             Phase::Checking { .. } | Phase::Receiving { .. } => None,
         }
     }
@@ -303,11 +305,7 @@ impl Target {
     ///
     /// # Errors
     /// [`Reject::WrongState`] if the records are not what was consented to: the attempt can only be dropped.
-    pub fn hold<S: Suite, G: Guards>(
-        &mut self,
-        party: &TargetParty<'_>,
-        now: Now,
-    ) -> Result<Option<(Held, Signed<TransferAck>)>, Reject> {
+    pub fn hold<S: Suite, G: Guards>(&mut self, party: &TargetParty<'_>, now: Now) -> Result<Option<Held>, Reject> {
         let Phase::Receiving {
             asked,
             agreement,
@@ -343,15 +341,15 @@ impl Target {
         };
         let complete =
             CoSigned::sign::<S>(&self.new_secret, party.host_secret, registry, Receiver::Registry(registry), &complete);
-        let held = Held { complete: CompleteFrame { complete, consent: consent.clone() }, state: *state };
-        self.phase = Phase::Held { held: held.clone(), ack: ack.clone() };
-        Ok(Some((held, ack)))
+        let held = Held { ack, complete: CompleteFrame { complete, consent: consent.clone() }, state: *state };
+        self.phase = Phase::Held { held: held.clone() };
+        Ok(Some(held))
     }
 
     /// 10, to be sent again.
     pub fn complete(&self) -> Option<&CompleteFrame> {
         match &self.phase {
-            Phase::Held { held, .. } => Some(&held.complete),
+            Phase::Held { held } => Some(&held.complete),
             Phase::Checking { .. } | Phase::Receiving { .. } => None,
         }
     }
@@ -371,6 +369,7 @@ impl Target {
         ensure::<G>(placement.mig == self.ids.mig, Reject::WrongMigration)?;
         ensure::<G>(placement.epoch == self.ids.epoch.next_era(), Reject::WrongEpoch)?;
         ensure::<G>(placement.host == party.me && placement.cloud == self.ids.cloud, Reject::WrongCloud)?;
+        ensure::<G>(placement.previous == self.source, Reject::WrongCloud)?;
         ensure::<G>(placement.key == self.new_key, Reject::WrongPlacementKey)?;
         ensure::<G>(placement.manifest == self.manifest.hash(), Reject::WrongManifest)?;
         Ok(placement)
@@ -385,7 +384,7 @@ impl Target {
         party: &TargetParty<'_>,
         granted: &Granted,
     ) -> Result<Verdict, Reject> {
-        let Phase::Held { held, .. } = &self.phase else { return Err(Reject::UnexpectedMessage) };
+        let Phase::Held { held } = &self.phase else { return Err(Reject::UnexpectedMessage) };
         let Answer::Outcome(signed) = &granted.answer else { return Err(Reject::UnexpectedMessage) };
         let Outcome { ids, answers, decision, placement } = (*self.registry_says::<S, G, _>(party, signed)?).clone();
         check_ids::<G>(&ids, &self.ids)?;

@@ -11,6 +11,8 @@ pub const DWELLS_COUNTED: usize = 16;
 pub const PRIOR_SLOTS: [u64; 5] = [2, 4, 8, 16, 32];
 /// Past dwells kept. More than [`DWELLS_COUNTED`], because short ones drop out as the present one lasts. The oldest goes.
 pub(super) const DWELLS_KEPT: usize = 64;
+/// Longest dwell taken from another host.
+pub(super) const DWELL_MAX: Micros = Micros::from_secs(24 * 3600);
 
 /// The dwell that lasts now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,12 +29,13 @@ pub(super) struct Dwells {
 }
 
 impl Dwells {
-    /// Past dwells, and one that has been lasting for some time.
+    /// Past dwells, and one that has been lasting for some time, as another host says: the last [`DWELLS_KEPT`], none longer
+    /// than [`DWELL_MAX`].
     pub(super) fn resumed(past: &[Micros], present: Option<(HostId, Micros)>, now: Instant) -> Self {
         let skip = past.len().saturating_sub(DWELLS_KEPT);
         Self {
-            present: present.map(|(nearest, elapsed)| Present { nearest, since: now - elapsed }),
-            past: past.iter().skip(skip).copied().collect(),
+            present: present.map(|(nearest, elapsed)| Present { nearest, since: now - elapsed.min(DWELL_MAX) }),
+            past: past.iter().skip(skip).map(|dwell| (*dwell).min(DWELL_MAX)).collect(),
         }
     }
 

@@ -21,7 +21,7 @@ mod tests;
 
 pub use dwell::{DWELLS_COUNTED, PRIOR_SLOTS};
 pub use explain::{Explanation, Row, RuledOut, Stay, Thousandths, Verdict};
-pub use placer::{Memory, Placer};
+pub use placer::{DOWNTIME_MAX, Memory, Placer};
 
 /// How eagerly a service moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

@@ -13,12 +13,17 @@ use crate::{
     wire::Wire,
 };
 
+/// Longest downtime that counts, whoever measured it: a longer one would keep a service where it is for good.
+pub const DOWNTIME_MAX: Micros = Micros::from_secs(60);
+/// The shortest time over which requests are averaged.
+const WEIGHED_OVER_MIN: Micros = Micros::from_secs(1);
+
 /// A client's last words on where it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Client {
     /// Round trip and when it was measured, by host; at most [`REPORT_ENTRIES_MAX`].
     rtts: BTreeMap<HostId, (Micros, Instant)>,
-    /// Thousandths of a request per report, smoothed, and one: clients that ask nothing weigh equally among themselves
+    /// Thousandths of a request per second, smoothed, and one: clients that ask nothing weigh equally among themselves
     /// and nothing beside one that does.
     pub(super) weight: u64,
     reported: Instant,
@@ -67,6 +72,8 @@ pub struct Placer {
     pub(super) dwells: Dwells,
     pub(super) downtime: Option<Micros>,
     failures: BTreeMap<HostId, Failure>,
+    /// No request that a report counts is older.
+    since: Instant,
     /// When it was last decided.
     decided: Instant,
 }
@@ -82,15 +89,18 @@ impl Placer {
             dwells: Dwells::default(),
             downtime: None,
             failures: BTreeMap::new(),
+            since: Instant::default(),
             decided: Instant::default(),
         }
     }
 
-    /// Takes over what another host's placer learnt of this service. It is a peer's advice, not state.
+    /// Takes over what another host's placer learnt of this service, which arrives now. It is a peer's advice, not state:
+    /// downtime is cut to [`DOWNTIME_MAX`], dwells in number and length.
     #[must_use]
     pub fn with_memory(mut self, now: Now, memory: &Memory) -> Self {
         self.dwells = Dwells::resumed(&memory.dwells, memory.present, now.mono);
-        self.downtime = memory.downtime;
+        self.downtime = memory.downtime.map(|downtime| downtime.min(DOWNTIME_MAX));
+        self.since = now.mono;
         self
     }
 
@@ -104,8 +114,9 @@ impl Placer {
         self.config = config;
     }
 
-    /// Takes a client's report: round trips with their ages, and its requests since the last one. Measurements older than
-    /// [`RTT_FRESH`] are left out; hosts that this report does not name keep what was reported before.
+    /// Takes a client's report: round trips with their ages; and its requests since the last one, as the host counted them.
+    /// They are averaged over that time, so that who reports seldom weighs no more. Measurements older than [`RTT_FRESH`]
+    /// are left out; hosts that this report does not name keep what was reported before.
     ///
     /// # Errors
     /// Nothing changed: [`Reject::FieldTooLong`] beyond [`REPORT_ENTRIES_MAX`]; [`Reject::Full`] if more than
@@ -127,7 +138,10 @@ impl Placer {
                 return Err(Reject::Full);
             }
         }
-        let thousandths = u64::from(requests) * 1000;
+        // Before a first report, it is not known since when requests were counted: at most since the service came here.
+        let last = self.clients.get(&client).map_or(self.since, |known| known.reported);
+        let over = now.since(last).max(WEIGHED_OVER_MIN);
+        let thousandths = u64::from(requests) * 1000 * Micros::from_secs(1).0 / over.0;
         let known = self.clients.entry(client).or_insert_with(|| Client {
             rtts: BTreeMap::new(),
             weight: thousandths + 1,
@@ -159,6 +173,7 @@ impl Placer {
 
     /// Takes the measured downtime of a move; the first replaces the default, later ones are smoothed by one half.
     pub fn record_downtime(&mut self, downtime: Micros) {
+        let downtime = downtime.min(DOWNTIME_MAX);
         self.downtime = Some(match self.downtime {
             Some(known) => Micros(known.0 / 2 + downtime.0 / 2),
             None => downtime,

@@ -220,6 +220,35 @@ fn what_was_learnt_goes_along() {
 }
 
 #[test]
+fn what_another_host_says_it_learnt_is_bounded() {
+    let huge = Micros(u64::MAX);
+    let memory = Memory { dwells: vec![huge; 100], present: Some((NEAR, huge)), downtime: Some(huge) };
+    let day = Micros::from_secs(24 * 3600);
+    let now = Now { mono: Instant(0) + day.times(2), ..Now::default() };
+    let placer = placer(Policy::Sardis).with_memory(now, &memory);
+    let kept = Memory { dwells: vec![day; 64], present: Some((NEAR, day)), downtime: Some(DOWNTIME_MAX) };
+    assert_eq!(placer.memory(now), kept);
+    assert_eq!(placer.expected_downtime(), DOWNTIME_MAX);
+    let mut measured = placer;
+    measured.record_downtime(huge);
+    assert_eq!(measured.expected_downtime(), DOWNTIME_MAX);
+}
+
+#[test]
+fn who_reports_seldom_weighs_no_more() {
+    let mut placer = placer(Policy::Nearest).with_memory(at(10_000), &Memory::default());
+    // Both ask ten times a second.
+    for second in 11..=20 {
+        report(&mut placer, at(second * 1000), USER, &[(HOME, 20)], 10);
+    }
+    report(&mut placer, at(20_000), OTHER, &[(HOME, 40)], 100);
+    let weight = |placer: &Placer, client| placer.clients[&client].weight;
+    assert!(weight(&placer, OTHER).abs_diff(weight(&placer, USER)) < 10, "{placer:?}");
+    report(&mut placer, at(21_000), OTHER, &[(HOME, 40)], 30);
+    assert!(weight(&placer, OTHER).abs_diff(2 * weight(&placer, USER)) < 10, "{placer:?}");
+}
+
+#[test]
 fn reports_are_bounded() {
     let mut placer = placer(Policy::Sardis);
     let entries = vec![(NEAR, ms(1), Micros::ZERO); crate::limits::REPORT_ENTRIES_MAX + 1];

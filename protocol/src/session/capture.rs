@@ -1,12 +1,14 @@
 //! The table's bytes: `magic ‖ version ‖ items`, each item `length: u32 ‖ canonical encoding`, so that nothing larger than
 //! one response is decoded at a time. The bytes of a table are unique: order is fixed, and a decoder refuses any other.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Kept, Session, Sessions, TABLE_BYTES_MAX, TOMBSTONES_MAX};
+use super::{GATEWAY_SESSIONS_MAX, Kept, Session, Sessions, TABLE_BYTES_HARD, TOMBSTONES_MAX};
 use crate::{
-    ids::{ClientId, Digest},
-    limits::{KEPT_BYTES_MAX, KEPT_RESPONSES_MAX, REQUEST_BYTES_MAX, SESSIONS_MAX},
+    ids::{ClientId, Digest, HostId},
+    limits::{KEPT_RESPONSES_MAX, REQUEST_BYTES_MAX, SESSIONS_MAX},
     reject::Reject,
     wire::{self, Wire},
 };
@@ -25,6 +27,8 @@ struct TableHeader {
 #[derive(Serialize, Deserialize)]
 struct SessionHeader {
     client: ClientId,
+    gateway: HostId,
+    serial: u64,
     acked_below: u64,
     kept: u32,
 }
@@ -45,7 +49,7 @@ impl Wire for TableHeader {
     const LIMIT: usize = 8;
 }
 impl Wire for SessionHeader {
-    const LIMIT: usize = 64;
+    const LIMIT: usize = 96;
 }
 impl Wire for KeptItem {
     const LIMIT: usize = REQUEST_BYTES_MAX + 64;
@@ -84,19 +88,20 @@ fn at_most(count: u32, limit: usize) -> Result<u32, Reject> {
 
 fn take_session(bytes: &mut &[u8]) -> Result<(ClientId, Session), Reject> {
     let header: SessionHeader = take(bytes)?;
-    let mut session = Session { acked_below: header.acked_below, used: true, ..Session::default() };
+    let mut session = Session { acked_below: header.acked_below, ..Session::new(header.gateway, header.serial) };
     let mut last = None;
     for _ in 0..at_most(header.kept, KEPT_RESPONSES_MAX)? {
         let item: KeptItem = take(bytes)?;
         ascending(&mut last, item.sequence)?;
-        if item.sequence < header.acked_below {
+        if item.sequence < header.acked_below || item.sequence == u64::MAX {
             return Err(Reject::Malformed);
         }
-        if session.kept_bytes >= KEPT_BYTES_MAX {
+        if session.is_full() {
             return Err(Reject::Full);
         }
-        session.kept_bytes += item.response.len();
-        session.kept.insert(item.sequence, Kept { hash: item.hash, response: item.response });
+        let kept = Kept { hash: item.hash, response: item.response };
+        session.kept_bytes += kept.cost();
+        session.kept.insert(item.sequence, kept);
     }
     Ok((header.client, session))
 }
@@ -110,8 +115,9 @@ impl Sessions {
         let header = TableHeader { sessions: self.open.len() as u32, tombstones: self.evictions.len() as u32 };
         put(&mut bytes, &header);
         for (client, session) in &self.open {
+            let Session { gateway, serial, acked_below, .. } = *session;
             let kept = session.kept.len() as u32;
-            put(&mut bytes, &SessionHeader { client: *client, acked_below: session.acked_below, kept });
+            put(&mut bytes, &SessionHeader { client: *client, gateway, serial, acked_below, kept });
             for (sequence, Kept { hash, response }) in &session.kept {
                 put(&mut bytes, &KeptItem { sequence: *sequence, hash: *hash, response: response.clone() });
             }
@@ -140,13 +146,16 @@ impl Sessions {
         let header: TableHeader = take(&mut rest)?;
         let mut table = Self::default();
         let mut last = None;
+        let mut gateways: BTreeMap<HostId, usize> = BTreeMap::new();
         for _ in 0..at_most(header.sessions, SESSIONS_MAX)? {
-            if table.kept_bytes >= TABLE_BYTES_MAX + KEPT_BYTES_MAX {
-                return Err(Reject::Full);
-            }
             let (client, session) = take_session(&mut rest)?;
             ascending(&mut last, client)?;
             table.kept_bytes += session.kept_bytes;
+            let own = gateways.entry(session.gateway).or_insert(0);
+            *own += 1;
+            if table.kept_bytes > TABLE_BYTES_HARD || *own > GATEWAY_SESSIONS_MAX {
+                return Err(Reject::Full);
+            }
             table.open.insert(client, session);
         }
         for _ in 0..at_most(header.tombstones, TOMBSTONES_MAX)? {

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
-    ids::{ClientId, Digest},
+    ids::{ClientId, Digest, HostId},
     limits::{KEPT_BYTES_MAX, KEPT_RESPONSES_MAX, REQUEST_BYTES_MAX, SESSIONS_MAX},
     reject::Reject,
     time::Micros,
@@ -22,8 +22,21 @@ mod tests;
 
 /// Evicted clients that a table remembers. At the limit, the one evicted first is forgotten; see [`Sessions::sweep`].
 pub const TOMBSTONES_MAX: usize = 4096;
-/// Bytes of kept responses in one table, all sessions together. At the limit: busy.
+/// Bytes of kept responses in one table, all sessions together. At the limit, whose gateway holds more than its share (an
+/// equal part of this for each gateway with a session) is busy; the others go on, up to [`TABLE_BYTES_SLACK`] more.
 pub const TABLE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How far those who hold no more than their share may take a table beyond [`TABLE_BYTES_MAX`]. From there on, the gateway
+/// that holds most loses its oldest responses instead; see [`Sessions::begin`].
+pub const TABLE_BYTES_SLACK: usize = 16 * 1024 * 1024;
+/// What a kept response counts beside its bytes: its number, hash and lengths, as captured.
+pub const KEPT_OVERHEAD: usize = 64;
+/// What a table holds at most, as [`Sessions::kept_bytes`] counts: the response that runs when the slack is used up comes
+/// on top. Captured, it is less than a MiB longer (sessions and tombstones, of fixed size), which a host's limit for what
+/// travels beside the memory, 96 MiB, must exceed.
+pub const TABLE_BYTES_HARD: usize = TABLE_BYTES_MAX + TABLE_BYTES_SLACK + KEPT_OVERHEAD + REQUEST_BYTES_MAX;
+/// Sessions of one gateway. It uses one at a time, another after it lost its state. At the limit, the oldest that runs
+/// nothing is evicted.
+pub const GATEWAY_SESSIONS_MAX: usize = 8;
 /// How often a host calls [`Sessions::sweep`]: a session that was not used for one to two of these is evicted.
 pub const SESSION_SWEEP: Micros = Micros::from_secs(3600);
 
@@ -46,10 +59,20 @@ struct Kept {
     response: Vec<u8>,
 }
 
-/// Invariants: every key of `kept` is at least `acked_below`; `kept` and `running` have no key in common;
-/// `kept_bytes` is the sum of the responses' lengths.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+impl Kept {
+    const fn cost(&self) -> usize {
+        KEPT_OVERHEAD + self.response.len()
+    }
+}
+
+/// Invariants: every key of `kept` is at least `acked_below` and below `u64::MAX`; `kept` and `running` have no key in common;
+/// `kept_bytes` is the sum of the responses' costs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Session {
+    /// Who speaks for the client.
+    gateway: HostId,
+    /// Orders the sessions by when they were opened.
+    serial: u64,
     acked_below: u64,
     kept: BTreeMap<u64, Kept>,
     kept_bytes: usize,
@@ -57,9 +80,29 @@ struct Session {
     running: BTreeMap<u64, Digest>,
     /// Used since the last sweep; not captured.
     used: bool,
+    /// Requests completed since they were last asked for; not captured.
+    completed: u32,
 }
 
 impl Session {
+    /// A new session counts as used.
+    const fn new(gateway: HostId, serial: u64) -> Self {
+        Self {
+            gateway,
+            serial,
+            acked_below: 0,
+            kept: BTreeMap::new(),
+            kept_bytes: 0,
+            running: BTreeMap::new(),
+            used: true,
+            completed: 0,
+        }
+    }
+
+    const fn is_full(&self) -> bool {
+        self.kept_bytes >= KEPT_BYTES_MAX
+    }
+
     /// Forgets the responses that the client has acknowledged; returns how many bytes that freed.
     fn acknowledge(&mut self, below: u64) -> usize {
         let before = self.kept_bytes;
@@ -67,7 +110,7 @@ impl Session {
         while let Some(entry) = self.kept.first_entry()
             && *entry.key() < self.acked_below
         {
-            self.kept_bytes -= entry.remove().response.len();
+            self.kept_bytes -= entry.remove().cost();
         }
         before - self.kept_bytes
     }
@@ -85,12 +128,14 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Opens a session for `client`. Opening an open one changes nothing but that it counts as used.
+    /// Opens a session for `client`, for whom `gateway` speaks. Opening an open one changes nothing but that it counts as
+    /// used. One beyond [`GATEWAY_SESSIONS_MAX`] evicts the oldest of the same gateway that runs nothing.
     ///
     /// # Errors
-    /// [`Reject::Finished`] if the client's session was evicted: it must take a new incarnation, or a request of its old
-    /// one might run twice. [`Reject::Full`] at [`SESSIONS_MAX`].
-    pub fn open(&mut self, client: ClientId) -> Result<(), Reject> {
+    /// Nothing changed: [`Reject::Finished`] if the client's session was evicted: it must take a new incarnation, or a
+    /// request of its old one might run twice. [`Reject::Full`] at [`SESSIONS_MAX`], or if each of the gateway's sessions
+    /// runs something.
+    pub fn open(&mut self, client: ClientId, gateway: HostId) -> Result<(), Reject> {
         if let Some(session) = self.open.get_mut(&client) {
             session.used = true;
             return Ok(());
@@ -98,21 +143,57 @@ impl Sessions {
         if self.evicted.contains(&client) {
             return Err(Reject::Finished);
         }
-        if self.open.len() >= SESSIONS_MAX {
+        let own = || self.open.iter().filter(|(_, session)| session.gateway == gateway);
+        if own().count() >= GATEWAY_SESSIONS_MAX {
+            let idle = own().filter(|(_, session)| session.running.is_empty());
+            let oldest = idle.min_by_key(|(client, session)| (session.serial, **client)).map(|(client, _)| *client);
+            self.evict(oldest.ok_or(Reject::Full)?);
+        } else if self.open.len() >= SESSIONS_MAX {
             return Err(Reject::Full);
         }
-        self.open.insert(client, Session { used: true, ..Session::default() });
+        let last = self.open.values().map(|session| session.serial).max().unwrap_or(0);
+        self.open.insert(client, Session::new(gateway, last.saturating_add(1)));
         Ok(())
+    }
+
+    /// What each gateway holds. Only asked of a full table: it looks at every session.
+    fn holdings(&self) -> BTreeMap<HostId, usize> {
+        let mut holdings = BTreeMap::new();
+        for session in self.open.values() {
+            *holdings.entry(session.gateway).or_insert(0) += session.kept_bytes;
+        }
+        holdings
+    }
+
+    /// Whether the table is full and the client's gateway holds more than its share.
+    fn is_over_share(&self, client: ClientId) -> bool {
+        if self.kept_bytes < TABLE_BYTES_MAX {
+            return false;
+        }
+        let holdings = self.holdings();
+        let held = self.open.get(&client).and_then(|session| holdings.get(&session.gateway));
+        held.is_some_and(|held| *held > TABLE_BYTES_MAX / holdings.len().max(1))
+    }
+
+    /// When the slack is used up: forgets the oldest responses of whoever holds most, until there is some again.
+    fn make_room(&mut self) {
+        while self.kept_bytes >= TABLE_BYTES_MAX + TABLE_BYTES_SLACK {
+            let most = self.holdings().into_iter().max_by_key(|(_, held)| *held).map(|(gateway, _)| gateway);
+            let own = self.open.values_mut().filter(|session| Some(session.gateway) == most);
+            let Some(session) = own.max_by_key(|session| session.kept_bytes) else { return };
+            let Some(oldest) = session.kept.keys().next().copied() else { return };
+            self.kept_bytes -= session.acknowledge(oldest.saturating_add(1));
+        }
     }
 
     /// Decides what happens to request `sequence` with this hash, and forgets what `acked_below` acknowledges.
     ///
     /// # Errors
     /// Nothing changed: [`Reject::NoSession`]; [`Reject::BelowAcked`] if the number is below the mark, this call's own
-    /// included; [`Reject::OtherRequest`] if the number was used for another request.
+    /// included, or is the last there is, above which no mark can rise; [`Reject::OtherRequest`] if the number was used for another request.
     pub fn admit(&mut self, client: ClientId, sequence: u64, hash: Digest, acked_below: u64) -> Result<Admit, Reject> {
         let session = self.open.get_mut(&client).ok_or(Reject::NoSession)?;
-        if sequence < session.acked_below.max(acked_below) {
+        if sequence < session.acked_below.max(acked_below) || sequence == u64::MAX {
             return Err(Reject::BelowAcked);
         }
         let known = session.kept.get(&sequence).map(|kept| kept.hash);
@@ -127,18 +208,24 @@ impl Sessions {
         if session.running.contains_key(&sequence) {
             return Ok(Admit::Join);
         }
-        let full = session.kept.len() + session.running.len() >= KEPT_RESPONSES_MAX
-            || session.kept_bytes >= KEPT_BYTES_MAX
-            || self.kept_bytes >= TABLE_BYTES_MAX;
-        if full {
+        if session.kept.len() + session.running.len() >= KEPT_RESPONSES_MAX
+            || session.is_full()
+            || self.is_over_share(client)
+        {
             return Ok(Admit::Busy);
         }
-        session.running.insert(sequence, hash);
+        if let Some(session) = self.open.get_mut(&client) {
+            session.running.insert(sequence, hash);
+        }
         Ok(Admit::Execute)
     }
 
     /// Asks, just before the guest runs an admitted request, whether there is room for its response. So no matter how many
     /// requests wait, the caps are exceeded by one response at most.
+    ///
+    /// A table that is full for those who hold more than their share has [`TABLE_BYTES_SLACK`] for the others. When that is
+    /// used up too, the gateway that holds most (more than its share, then) loses its oldest responses, as if it had
+    /// acknowledged them: none of them is executed again, but neither is it answered again.
     ///
     /// # Errors
     /// [`Reject::Full`]: the request must not run, it is no longer admitted, and its gateway is told so.
@@ -148,11 +235,26 @@ impl Sessions {
         if !session.running.contains_key(&sequence) {
             return Err(Reject::UnexpectedMessage);
         }
-        if session.kept_bytes >= KEPT_BYTES_MAX || self.kept_bytes >= TABLE_BYTES_MAX {
-            session.running.remove(&sequence);
+        if session.is_full() || self.is_over_share(client) {
+            self.forget(client, sequence);
             return Err(Reject::Full);
         }
+        self.make_room();
         Ok(())
+    }
+
+    /// The client has the responses below `below`: they are forgotten, and their requests refused. Its gateway says so
+    /// though it has nothing to ask for.
+    pub fn acknowledge(&mut self, client: ClientId, below: u64) {
+        if let Some(session) = self.open.get_mut(&client) {
+            session.used = true;
+            self.kept_bytes -= session.acknowledge(below);
+        }
+    }
+
+    /// Requests of `client` completed here since this was last asked: its weight, as the host itself saw it.
+    pub fn take_completed(&mut self, client: ClientId) -> u32 {
+        self.open.get_mut(&client).map_or(0, |session| std::mem::take(&mut session.completed))
     }
 
     /// Keeps the response of an executed request, unless the client acknowledged (gave up) its number meanwhile.
@@ -166,10 +268,12 @@ impl Sessions {
         }
         let session = self.open.get_mut(&client).ok_or(Reject::UnexpectedMessage)?;
         let hash = session.running.remove(&sequence).ok_or(Reject::UnexpectedMessage)?;
+        session.completed = session.completed.saturating_add(1);
         if sequence >= session.acked_below {
-            session.kept_bytes += response.len();
-            self.kept_bytes += response.len();
-            session.kept.insert(sequence, Kept { hash, response });
+            let kept = Kept { hash, response };
+            session.kept_bytes += kept.cost();
+            self.kept_bytes += kept.cost();
+            session.kept.insert(sequence, kept);
         }
         Ok(())
     }
@@ -197,7 +301,8 @@ impl Sessions {
     }
 
     /// Evicts the sessions that were not used since the last sweep and run nothing; returns them. Each leaves a tombstone.
-    /// When tombstones run out, the oldest is at least one [`SESSION_SWEEP`] old, far beyond
+    /// A tombstone that runs out early, because some gateway opens one session after the other, harms only that gateway:
+    /// what was swept has executed nothing for a [`SESSION_SWEEP`], far beyond
     /// [`REQUEST_TIMEOUT`](crate::limits::REQUEST_TIMEOUT), after which no gateway sends a request again.
     pub fn sweep(&mut self) -> Vec<ClientId> {
         let idle: Vec<ClientId> = self
@@ -257,7 +362,7 @@ impl Sessions {
         self.open.values().map(|session| session.running.len()).sum()
     }
 
-    /// Bytes of kept responses.
+    /// Bytes of kept responses, with [`KEPT_OVERHEAD`] for each.
     pub const fn kept_bytes(&self) -> usize {
         self.kept_bytes
     }

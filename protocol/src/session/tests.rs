@@ -3,16 +3,17 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{limits::REQUEST_BYTES_MAX, wire};
+use crate::wire;
 
 const A: ClientId = ClientId([1; 32]);
 const B: ClientId = ClientId([2; 32]);
+const GATEWAY: HostId = HostId([9; 32]);
 const HASH: Digest = Digest([7; 32]);
 const OTHER: Digest = Digest([8; 32]);
 
 fn opened() -> Sessions {
     let mut table = Sessions::default();
-    table.open(A).unwrap();
+    table.open(A, GATEWAY).unwrap();
     table
 }
 
@@ -26,6 +27,163 @@ fn client(number: usize) -> ClientId {
     let mut id = [0; 32];
     id[..8].copy_from_slice(&(number as u64).to_be_bytes());
     ClientId(id)
+}
+
+fn gateway(number: usize) -> HostId {
+    HostId(client(number).0)
+}
+
+/// The next request of `who`; whether it ran.
+fn hold(table: &mut Sessions, who: ClientId, sequence: u64, response: &[u8]) -> bool {
+    if table.admit(who, sequence, HASH, 0) != Ok(Admit::Execute) {
+        return false;
+    }
+    let begun = table.begin(who, sequence);
+    begun.map_or(false, |()| table.complete(who, sequence, response.to_vec()) == Ok(()))
+}
+
+/// All sessions of this gateway take what they get.
+fn hog(table: &mut Sessions, number: usize, response: &[u8]) {
+    for session in 0..GATEWAY_SESSIONS_MAX {
+        let who = client(1_000_000 + number * GATEWAY_SESSIONS_MAX + session);
+        table.open(who, gateway(number)).unwrap();
+        (0..).take_while(|sequence| hold(table, who, *sequence, response)).for_each(drop);
+    }
+}
+
+#[test]
+fn a_gateway_that_holds_all_it_can_leaves_room_for_others() {
+    let mut table = Sessions::default();
+    table.open(A, GATEWAY).unwrap();
+    let large = vec![0; REQUEST_BYTES_MAX - 1000];
+    hog(&mut table, 0, &large);
+    assert!(table.kept_bytes() >= TABLE_BYTES_MAX && table.kept_bytes() < TABLE_BYTES_MAX + TABLE_BYTES_SLACK);
+    let hog = client(1_000_000 + GATEWAY_SESSIONS_MAX - 1);
+    assert_eq!(table.admit(hog, 900, HASH, 0), Ok(Admit::Busy));
+    // The other asks one thing after the other, and acknowledges.
+    for sequence in 0..20 {
+        assert!(hold(&mut table, A, sequence, &large));
+        table.acknowledge(A, sequence + 1);
+    }
+    assert_eq!(table.admit(client(1_000_000), 0, HASH, 0), Ok(Admit::Replay(large)), "and none is the worse for it");
+}
+
+#[test]
+fn what_is_admitted_yet_over_its_share_does_not_begin() {
+    let mut table = Sessions::default();
+    let late = client(1_000_000 + GATEWAY_SESSIONS_MAX - 1);
+    table.open(late, gateway(0)).unwrap();
+    assert_eq!(table.admit(late, 900, HASH, 0), Ok(Admit::Execute));
+    hog(&mut table, 0, &vec![0; REQUEST_BYTES_MAX]);
+    assert_eq!(table.begin(late, 900), Err(Reject::Full));
+    assert_eq!(table.begin(late, 900), Err(Reject::UnexpectedMessage), "it is no longer admitted");
+}
+
+#[test]
+fn whoever_holds_most_makes_room_and_the_table_stays_bounded() {
+    let mut table = Sessions::default();
+    table.open(A, GATEWAY).unwrap();
+    let large = vec![0; REQUEST_BYTES_MAX];
+    for number in 0..6 {
+        hog(&mut table, number, &large);
+        assert!(table.kept_bytes() <= TABLE_BYTES_HARD);
+    }
+    for number in 100..400 {
+        table.open(client(number), gateway(number)).unwrap();
+        assert!(hold(&mut table, client(number), 0, &large[..300_000]));
+        assert!(table.kept_bytes() <= TABLE_BYTES_HARD);
+    }
+    assert!(table.kept_bytes() >= TABLE_BYTES_MAX, "the caps were reached");
+    assert!(hold(&mut table, A, 0, &large));
+    assert_eq!(table.admit(A, 0, HASH, 0), Ok(Admit::Replay(large)));
+    // What was lost for it is not executed again.
+    assert_eq!(table.admit(client(1_000_000), 0, HASH, 0), Err(Reject::BelowAcked));
+    let bytes = table.to_bytes();
+    assert!(bytes.len() < TABLE_BYTES_HARD + 1024 * 1024);
+    assert_eq!(Sessions::from_bytes(&bytes).map(|table| table.kept_bytes()), Ok(table.kept_bytes()));
+}
+
+#[test]
+fn the_fullest_table_fits_what_travels() {
+    let header = wire::encode(&(A, GATEWAY, 0u64, 0u64, 0u32)).len() + 4;
+    let tombstone = wire::encode(&A).len() + 4;
+    let fixed = 5 + 12 + SESSIONS_MAX * header + TOMBSTONES_MAX * tombstone;
+    assert!(fixed < 1024 * 1024 - 4096, "{fixed}");
+    let kept = wire::encode(&(0u64, HASH, Vec::<u8>::new())).len() + 4;
+    assert!(kept <= KEPT_OVERHEAD, "{kept}");
+    assert!(TABLE_BYTES_HARD + 1024 * 1024 < 96 * 1024 * 1024);
+}
+
+#[test]
+fn responses_that_came_are_forgotten_without_another_call() {
+    let mut table = opened();
+    run(&mut table, 0, b"a");
+    run(&mut table, 1, b"b");
+    table.sweep();
+    table.acknowledge(A, 1);
+    assert_eq!(table.kept_bytes(), KEPT_OVERHEAD + 1);
+    assert_eq!(table.admit(A, 0, HASH, 0), Err(Reject::BelowAcked));
+    table.acknowledge(A, 0);
+    assert_eq!(table.admit(A, 1, HASH, 0), Ok(Admit::Replay(b"b".to_vec())), "a mark does not fall");
+    table.acknowledge(B, 5);
+    assert!(table.sweep().is_empty(), "its gateway is there");
+    table.acknowledge(A, u64::MAX);
+    assert_eq!(table.kept_bytes(), 0);
+    assert_eq!(table.admit(A, u64::MAX, HASH, 0), Err(Reject::BelowAcked), "no mark can rise above this number");
+}
+
+#[test]
+fn the_host_counts_what_a_client_asks() {
+    let mut table = opened();
+    assert_eq!(table.admit(A, 0, HASH, 0), Ok(Admit::Execute));
+    assert_eq!(table.take_completed(A), 0, "not until it is done");
+    table.complete(A, 0, vec![]).unwrap();
+    table.admit(A, 0, HASH, 0).unwrap();
+    run(&mut table, 1, b"");
+    assert_eq!((table.take_completed(A), table.take_completed(A), table.take_completed(B)), (2, 0, 0));
+    run(&mut table, 2, b"");
+    let mut moved = Sessions::from_bytes(&table.to_bytes()).unwrap();
+    assert_eq!(moved.take_completed(A), 0, "it does not travel");
+}
+
+#[test]
+fn a_gateway_has_few_sessions_and_its_oldest_idle_one_goes() {
+    let mut table = Sessions::default();
+    table.open(B, gateway(1)).unwrap();
+    // Their order is not that of their names.
+    let own = |number: usize| client(100 - number);
+    for number in 0..GATEWAY_SESSIONS_MAX {
+        table.open(own(number), GATEWAY).unwrap();
+    }
+    assert_eq!(table.admit(own(0), 0, HASH, 0), Ok(Admit::Execute));
+    table.open(own(8), GATEWAY).unwrap();
+    assert!(table.is_open(own(0)) && !table.is_open(own(1)), "the oldest runs something");
+    assert_eq!(table.open(own(1), GATEWAY), Err(Reject::Finished), "it leaves a tombstone");
+    let mut table = Sessions::from_bytes(&table.to_bytes()).unwrap();
+    table.open(own(9), GATEWAY).unwrap();
+    assert!(!table.is_open(own(0)), "nothing runs after a move; the order went along");
+    for number in [2, 3, 4, 5, 6, 7, 8, 9] {
+        assert_eq!(table.admit(own(number), 0, HASH, 0), Ok(Admit::Execute));
+    }
+    let before = table.clone();
+    assert_eq!(table.open(own(10), GATEWAY), Err(Reject::Full));
+    assert_eq!(table, before);
+    for number in 11..90 {
+        table.forget(own(2), 0);
+        let _ = table.open(own(number), GATEWAY);
+    }
+    assert!(table.is_open(B) && table.len() == GATEWAY_SESSIONS_MAX + 1, "others keep theirs");
+}
+
+#[test]
+fn a_captured_gateway_with_too_many_sessions_is_refused() {
+    let mut table = Sessions::default();
+    for number in 0..=GATEWAY_SESSIONS_MAX {
+        table.open(client(number), gateway(number)).unwrap();
+    }
+    assert!(Sessions::from_bytes(&table.to_bytes()).is_ok());
+    table.open.values_mut().for_each(|session| session.gateway = GATEWAY);
+    assert_eq!(Sessions::from_bytes(&table.to_bytes()), Err(Reject::Full));
 }
 
 #[test]
@@ -131,25 +289,25 @@ fn what_was_not_admitted_neither_begins_nor_completes() {
 fn sessions_are_capped() {
     let mut table = Sessions::default();
     for number in 0..SESSIONS_MAX {
-        table.open(client(number)).unwrap();
+        table.open(client(number), gateway(number)).unwrap();
     }
-    assert_eq!(table.open(client(SESSIONS_MAX)), Err(Reject::Full));
-    assert_eq!(table.open(client(0)), Ok(()));
+    assert_eq!(table.open(client(SESSIONS_MAX), gateway(SESSIONS_MAX)), Err(Reject::Full));
+    assert_eq!(table.open(client(0), gateway(0)), Ok(()));
 }
 
 #[test]
 fn an_idle_session_leaves_a_tombstone() {
     let mut table = opened();
-    table.open(B).unwrap();
+    table.open(B, GATEWAY).unwrap();
     run(&mut table, 0, b"r");
     assert!(table.sweep().is_empty(), "used since the last sweep");
     table.touch(B);
     assert_eq!(table.sweep(), [A]);
     assert_eq!(table.kept_bytes(), 0);
     assert_eq!(table.admit(A, 0, HASH, 0), Err(Reject::NoSession));
-    assert_eq!(table.open(A), Err(Reject::Finished));
+    assert_eq!(table.open(A, GATEWAY), Err(Reject::Finished));
     let mut table = Sessions::from_bytes(&table.to_bytes()).unwrap();
-    assert_eq!(table.open(A), Err(Reject::Finished));
+    assert_eq!(table.open(A, GATEWAY), Err(Reject::Finished));
     assert!(table.is_open(B) && table.len() == 1 && !table.is_empty());
 }
 
@@ -165,18 +323,18 @@ fn a_running_session_is_not_swept() {
 fn tombstones_are_bounded_and_the_oldest_goes() {
     let mut table = Sessions::default();
     for number in 0..=TOMBSTONES_MAX {
-        table.open(client(number)).unwrap();
+        table.open(client(number), gateway(number)).unwrap();
         table.evict(client(number));
     }
     assert_eq!(table.evictions.len(), TOMBSTONES_MAX);
-    assert_eq!(table.open(client(0)), Ok(()));
-    assert_eq!(table.open(client(1)), Err(Reject::Finished));
+    assert_eq!(table.open(client(0), gateway(0)), Ok(()));
+    assert_eq!(table.open(client(1), gateway(1)), Err(Reject::Finished));
 }
 
 #[test]
 fn damaged_bytes_are_refused() {
     let mut table = opened();
-    table.open(B).unwrap();
+    table.open(B, GATEWAY).unwrap();
     run(&mut table, 4, b"response");
     table.evict(B);
     let bytes = table.to_bytes();
@@ -202,7 +360,7 @@ fn damaged_bytes_are_refused() {
 #[test]
 fn clients_out_of_order_are_refused() {
     let mut table = opened();
-    table.open(B).unwrap();
+    table.open(B, GATEWAY).unwrap();
     let bytes = table.to_bytes();
     // Magic, version, header item; then two session items of equal length.
     let (head, items) = bytes.split_at(5 + 12);
@@ -251,7 +409,7 @@ proptest! {
         let mut queue: Vec<(ClientId, u64)> = vec![];
         let mut executed: BTreeMap<(ClientId, u64), Vec<u8>> = BTreeMap::new();
         for number in 0..3 {
-            table.open(client(number)).unwrap();
+            table.open(client(number), gateway(number)).unwrap();
         }
         for event in events {
             match event {
@@ -295,7 +453,7 @@ proptest! {
                     table.sweep();
                 }
                 Event::Open { client: number } => {
-                    let _ = table.open(client(number));
+                    let _ = table.open(client(number), gateway(number));
                 }
             }
             let kept: usize = table.open.values().map(|session| session.kept_bytes).sum();

@@ -45,10 +45,15 @@ pub struct Attempt {
 impl PuppetSource {
     /// Joins, and starts the instance of a service that is not registered yet.
     pub async fn start(authority: &Authority, seed: u8, service: &str) -> Self {
+        Self::with_code(authority, seed, service, *KV_CODE).await
+    }
+
+    /// The same, with a manifest that names this code, whatever runs.
+    pub async fn with_code(authority: &Authority, seed: u8, service: &str, code: Digest) -> Self {
         let peer = Peer::start(seed).await;
         authority.enrol(&peer, "puppet-home", Role::Home).await;
         let realm = authority.realm().clone();
-        let service = Service::new(&realm, &peer.secret, service, *KV_CODE);
+        let service = Service::new(&realm, &peer.secret, service, code);
         let prepared = driver().prepare(KV, service.manifest.required.memory_bytes).unwrap();
         let limits = Limits { memory_bytes_max: service.manifest.required.memory_bytes, ..Limits::default() };
         let (instance, _) = driver().start(&prepared, Launch { limits, ..Launch::default() }, None).unwrap();

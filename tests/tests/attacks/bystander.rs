@@ -1,9 +1,13 @@
 //! A service that has nothing to do with an attack: a real home, a real cloud, a real gateway.
 
-use wayfare_protocol::{ids::ServiceId, trust::Role};
+use wayfare_net::Protocol;
+use wayfare_protocol::{advert::Gossip, ids::ServiceId, trust::Role, wire::Frame};
 use wayfare_tests::{
-    peer::until,
+    ledger::Watched,
+    peer::{Peer, until},
+    range::Range,
     real::{Authority, RealGateway, RealHost},
+    shot::Shot,
 };
 
 /// The service's name.
@@ -43,4 +47,28 @@ impl Bystander {
         until("the record to move", async || authority.placements().await.contains(&there).then_some(())).await;
         self.answers().await;
     }
+
+    /// The cloud nearby takes over what came to `from`.
+    pub(crate) async fn takes_over(&self, authority: &Authority, from: &RealHost, service: ServiceId) {
+        let before = authority.placements().await;
+        from.hear(advert_bytes(&self.cloud).await).await;
+        from.begin_move(service, self.cloud.host()).await;
+        self.cloud.until_serving(service).await;
+        until("the record to move", async || (authority.placements().await != before).then_some(())).await;
+    }
+
+    /// Counts what the home rejects.
+    pub(crate) async fn home_range(&self) -> Range {
+        Range::open(Watched::Host(self.home.handle.clone())).await
+    }
+
+    /// Fires on the home.
+    pub(crate) async fn fire(&self, mut range: Range, from: &Peer, shots: Vec<Shot>) {
+        range.fire(from, &self.home.at, Protocol::Migrate, shots).await;
+        range.close();
+    }
+}
+
+async fn advert_bytes(cloud: &RealHost) -> Vec<u8> {
+    Gossip::Advert(crate::target::advert_of(cloud).await).to_bytes()
 }

@@ -18,7 +18,7 @@ pub(crate) fn covers<T: DeserializeOwned + 'static>(receiver: &'static str, tabl
 }
 
 fn all() -> Vec<Covered> {
-    [crate::registry::covered()].into_iter().flatten().collect()
+    [crate::registry::covered(), crate::target::covered(), crate::source::covered()].into_iter().flatten().collect()
 }
 
 #[test]

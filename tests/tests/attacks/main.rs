@@ -9,3 +9,5 @@
 mod bystander;
 mod coverage;
 mod registry;
+mod source;
+mod target;

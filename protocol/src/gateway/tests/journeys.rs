@@ -108,7 +108,7 @@ impl Net {
             }
             _ if self.service.frozen => {}
             ClientFrame::Open(Open { client, .. }) => {
-                self.service.sessions.open(client).unwrap();
+                self.service.sessions.open(client, host(GATEWAY)).unwrap();
                 answer(self, ClientFrame::Opened(Opened { service, client }));
             }
             ClientFrame::Call(Call { client, sequence, hash, acked_below, request, .. }) => {

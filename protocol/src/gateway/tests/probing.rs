@@ -68,15 +68,31 @@ fn the_hosting_host_is_told_what_was_measured_once_a_second() {
     let report = LatencyReport {
         service: world.service,
         client: gateway.client(),
+        acked_below: 1,
         entries: vec![entry(1, 80), entry(3, 20), entry(2, 40)],
-        requests: 2,
     };
     assert_eq!(sent, [(host(1), report)], "the hosting host first, then candidates by distance; no one else");
-    gateway.handle_timeout(at(2000));
-    assert_eq!(reports(settle(&mut gateway, at(2000)))[0].1.requests, 0);
     let stale = 500 + RTT_FRESH.0 / 1000 + 1;
     gateway.handle_timeout(at(stale));
     assert_eq!(reports(settle(&mut gateway, at(stale))), [], "nothing fresh, nothing to say");
+}
+
+#[test]
+fn a_host_is_told_once_which_responses_have_come() {
+    let world = World::new();
+    let mut gateway = world.following(1);
+    gateway.handle_request(at(10), &world.lookup(), vec![]).unwrap();
+    settle(&mut gateway, at(10));
+    gateway.handle_timeout(at(1000));
+    assert_eq!(reports(settle(&mut gateway, at(1000))), [], "nothing new since the call");
+    let (service, client) = (world.service, gateway.client());
+    let reply = ClientFrame::Reply(Reply { service, client, sequence: 1, response: vec![] });
+    gateway.handle_frame(at(1100), host(1), &reply.to_bytes()).unwrap();
+    gateway.handle_timeout(at(2000));
+    let report = LatencyReport { service, client, acked_below: 2, entries: vec![] };
+    assert_eq!(reports(settle(&mut gateway, at(2000))), [(host(1), report)], "though nothing was measured");
+    gateway.handle_timeout(at(3000));
+    assert_eq!(reports(settle(&mut gateway, at(3000))), []);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use wayfare_tests::{
     hand::{nonce, placement_key},
     real::{Authority, KV_CODE},
     rows,
-    shot::{Shot, misshapen, thief},
+    shot::{Shot, misshapen, oversized, thief},
 };
 
 use super::Bench;
@@ -237,6 +237,7 @@ async fn lookups(bench: &mut Bench) {
     let lookup = |lookup| RegistryFrame::Lookup(lookup);
     let named = lookup(Lookup::Name("kv".to_owned()));
     let mut shots = misshapen(&named, Lookup::LIMIT);
+    shots.push(oversized(&named));
     let long = lookup(Lookup::Name("x".repeat(TEXT_BYTES_MAX + 1)));
     shots.push(Shot::frame("a lookup of a long name", &long, Reject::FieldTooLong));
     let nobody = Digest([0; 32]);
