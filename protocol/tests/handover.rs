@@ -6,14 +6,17 @@ use std::collections::{BTreeMap, VecDeque};
 use rand_core::{TryRng, utils};
 use wayfare_protocol::{
     advert::Gossip,
-    gateway::{self, Gateway, GatewayConfig, Ticket},
+    gateway::{
+        self, Gateway, GatewayConfig, Ticket,
+        messages::{ClientFrame, LatencyReport, Open},
+    },
     host::{CaptureJob, Effect, Host, HostConfig, Identity, ReceiveJob, hosted::Stay},
     ids::{Digest, HostId, MigrationId, OwnerKey, ServiceId},
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::{messages::*, trace::Ending},
     placement::{PlacementConfig, Policy},
     registry::{self, Registry, RegistryConfig},
-    reject::Strict,
+    reject::{Reject, Strict},
     suite::{Dalek, Secret, Suite, fresh_secret},
     time::{Instant, Micros, Now, Timestamp},
     transfer::{Opener, RecordKind, SealedRecord, Sealer, state_digest},
@@ -570,4 +573,26 @@ fn an_instance_that_breaks_down_is_answered_for_and_not_renewed() {
     let until = world.registry.lease_until(service);
     world.pass(Micros::from_secs(30));
     assert_eq!(world.registry.lease_until(service), until, "the lease is let go");
+}
+
+#[test]
+fn a_report_needs_a_session_and_its_lack_is_counted_but_no_error() {
+    let mut world = World::new();
+    world.loses = Box::new(|message| match message {
+        Message::Client { bytes, .. } => matches!(ClientFrame::from_bytes(bytes), Ok(ClientFrame::Open(_))),
+        _ => false,
+    });
+    let service = world.deploy();
+    let (now, home, gateway, client) = (world.now, world.named("home"), world.gateway_id, world.gateway.client());
+    let host = &mut world.nodes.get_mut(&home).expect("home").host;
+    let entries = vec![(home, Micros::from_millis(5), Micros::ZERO)];
+    let report = ClientFrame::LatencyReport(LatencyReport { service, client, acked_below: 0, entries }).to_bytes();
+    let before = host.rejects().get(Reject::NoSession);
+    assert_eq!(host.handle_client_frame(now, gateway, &report), Ok(()));
+    assert_eq!(host.rejects().get(Reject::NoSession), before + 1);
+    assert!(host.rtts(now).is_empty());
+    let open = ClientFrame::Open(Open { service, client }).to_bytes();
+    assert_eq!(host.handle_client_frame(now, gateway, &open), Ok(()));
+    assert_eq!(host.handle_client_frame(now, gateway, &report), Ok(()));
+    assert_eq!((host.rejects().get(Reject::NoSession), host.rtts(now).len()), (before + 1, 1));
 }

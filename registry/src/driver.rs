@@ -3,7 +3,7 @@
 //! Frames and commands go into the machine one by one; its effects are carried out in order. The thread commits all
 //! batches that have come meanwhile in one go, so that many requests share a sync.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -77,8 +77,6 @@ pub(crate) struct Driver {
     machine: Machine,
     pool: Pool,
     store: StoreThread,
-    /// Streams whose frames count: not those that were closed for a violation.
-    streams: BTreeSet<(HostId, u64)>,
     /// Answers to commands, each with the batch that it waits for.
     waiting: VecDeque<(u64, Answer)>,
 }
@@ -88,7 +86,7 @@ struct StoreLost;
 
 impl Driver {
     pub(crate) fn new(machine: Machine, pool: Pool, store: StoreThread) -> Self {
-        Self { machine, pool, store, streams: BTreeSet::new(), waiting: VecDeque::new() }
+        Self { machine, pool, store, waiting: VecDeque::new() }
     }
 
     /// Runs until `shutdown`, or until the store fails; then cancels `shutdown`, so that everything else stops too.
@@ -155,15 +153,14 @@ impl Driver {
 
     fn handle_event(&mut self, event: PoolEvent) -> Result<(), StoreLost> {
         match event {
-            PoolEvent::Opened { peer, id } => {
-                self.streams.insert((peer, id));
+            PoolEvent::Opened { peer, .. } => {
                 debug!(peer = %peer, "stream opened");
             }
             PoolEvent::Frame { peer, id, bytes } => {
-                if self.streams.contains(&(peer, id)) {
+                if self.pool.is_live(peer, id) {
                     let result = self.machine.handle_frame(clock::now(), &mut clock::entropy(), peer, &bytes);
                     if let Err(reject) = result {
-                        self.handle_reject(peer, id, reject);
+                        self.handle_reject(peer, reject);
                     }
                 }
             }
@@ -172,17 +169,15 @@ impl Driver {
                     self.machine.count_reject(Reject::FrameTooLarge);
                 }
                 debug!(peer = %peer, reason, "stream closed");
-                self.streams.remove(&(peer, id));
                 self.pool.handle_closed(peer, id);
             }
         }
         Ok(())
     }
 
-    fn handle_reject(&mut self, peer: HostId, id: u64, reject: Reject) {
+    fn handle_reject(&mut self, peer: HostId, reject: Reject) {
         if is_violation(reject) {
             warn!(peer = %peer, rejection = reject.name(), "{reject}: stream closed");
-            self.streams.remove(&(peer, id));
             self.pool.close(peer);
         } else {
             info!(peer = %peer, rejection = reject.name(), "refused: {reject}");

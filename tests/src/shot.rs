@@ -105,7 +105,7 @@ impl Signer {
         ]
     }
 
-    /// Every row of `table`, altered with and without signing anew, and the message misdirected. `base` makes an honest
+    /// Every row of `table` that alters something, altered with and without signing anew, and the message misdirected. `base` makes an honest
     /// message, `frame` the bytes around it; `bad` is what a signature that does not verify leads to there.
     pub fn shots<T: Message + Clone + 'static>(
         &self,
@@ -119,6 +119,9 @@ impl Signer {
             let (name, honest) = (format!("{} {}", T::LABEL, row.field), base());
             let mut altered = honest.clone();
             (row.edit)(&mut altered);
+            if wire::encode(&altered) == wire::encode(&honest) {
+                continue;
+            }
             let anew = frame(self.sign(&altered));
             shots.extend(Shot::expecting(format!("{name}, signed anew"), anew, row.resigned));
             let raw = row.raw.unwrap_or(bad);
@@ -171,6 +174,9 @@ impl CoSigner {
             let (name, honest) = (format!("{} {}", T::LABEL, row.field), base());
             let mut altered = honest.clone();
             (row.edit)(&mut altered);
+            if wire::encode(&altered) == wire::encode(&honest) {
+                continue;
+            }
             let anew = frame(self.sign(&altered));
             shots.extend(Shot::expecting(format!("{name}, signed anew"), anew, row.resigned));
             let raw = row.raw.unwrap_or(Reject::BadCoSignature);

@@ -26,12 +26,12 @@ impl Server {
         let node = Node::local(seed).await;
         let (pool, events) =
             Pool::new(node.net.clone(), Protocol::Request, CAP, TaskTracker::new(), node.stop.child_token());
-        let incoming = node.net.accept(Protocol::Request).unwrap();
+        let incoming = node.net.accept(Protocol::Request).expect("nobody else accepts");
         Self { node, pool, events, incoming }
     }
 
     async fn event(&mut self) -> PoolEvent {
-        within("an event", self.events.recv()).await.unwrap()
+        within("an event", self.events.recv()).await.expect("the pool lives")
     }
 
     /// Lets `peer` open a stream; its end there, and the number here.
@@ -39,9 +39,9 @@ impl Server {
         let addresses = self.node.addresses();
         let opening = peer.net.open(self.node.host(), &addresses, Protocol::Request);
         let (stream, incoming) = tokio::join!(within("a stream", opening), within("a stream", self.incoming.recv()));
-        self.pool.accept(incoming.unwrap());
+        self.pool.accept(incoming.expect("the node runs"));
         match self.event().await {
-            PoolEvent::Opened { id, .. } => (stream.unwrap(), id),
+            PoolEvent::Opened { id, .. } => (stream.expect("the peer is reachable"), id),
             other => unreachable!("{other:?}"),
         }
     }

@@ -114,8 +114,7 @@ impl Ingress {
             let text = "connections of their own (CONNECT, Upgrade, WebSocket) are not carried: a service is called with one request at a time";
             return http::plain(StatusCode::NOT_IMPLEMENTED, text);
         }
-        // Until the answer has come, the owner keeps the body: so long it takes up room.
-        let (body, _room) = match tokio::time::timeout(self.body_timeout, collect(body, &self.bodies)).await {
+        let (body, room) = match tokio::time::timeout(self.body_timeout, collect(body, &self.bodies)).await {
             Ok(Ok(collected)) => collected,
             Ok(Err(error)) => return error.response(),
             Err(_) => return http::plain(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
@@ -123,7 +122,7 @@ impl Ingress {
         let request = http::request_bytes(&head.method, &head.uri, &head.headers, &body);
         drop(body);
         let (reply, answer) = oneshot::channel();
-        let command = Command::Request { service: self.service.clone(), request, reply };
+        let command = Command::Request { service: self.service.clone(), request, reply, room };
         if self.commands.send(command).await.is_err() {
             return http::plain(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping");
         }
@@ -268,10 +267,11 @@ mod tests {
             text
         };
         let first = send().await;
-        let Some(Command::Request { request, reply, .. }) = queue.recv().await else { unreachable!() };
+        let Some(Command::Request { request, reply, room, .. }) = queue.recv().await else { unreachable!() };
         assert!(request.ends_with(b"\r\n\r\nbody"));
         let refused = text(send().await).await;
         assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: 1"), "{refused}");
+        drop(room);
         assert!(reply.send(Answer::Response(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())).is_ok());
         assert!(text(first).await.starts_with("HTTP/1.1 200"));
         let _third = send().await;

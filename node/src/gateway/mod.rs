@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wayfare_net::{Net, NetEvent};
@@ -99,7 +99,13 @@ enum Answer {
 }
 
 enum Command {
-    Request { service: Lookup, request: Vec<u8>, reply: oneshot::Sender<Answer> },
+    /// `room` is what the body takes up, until the answer.
+    Request {
+        service: Lookup,
+        request: Vec<u8>,
+        reply: oneshot::Sender<Answer>,
+        room: OwnedSemaphorePermit,
+    },
     With(Query),
 }
 

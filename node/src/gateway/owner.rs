@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
     time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -46,7 +46,8 @@ pub(super) struct Owner {
     registry_events: mpsc::Receiver<PoolEvent>,
     journal: JournalWriter,
     synced: watch::Receiver<Synced>,
-    clients: HashMap<Ticket, oneshot::Sender<Answer>>,
+    /// Who waits for an answer, and the room that the request takes up in the machine, also after the client has hung up.
+    clients: HashMap<Ticket, (oneshot::Sender<Answer>, OwnedSemaphorePermit)>,
     probing: HashSet<HostId>,
     rtts: mpsc::Sender<(HostId, Option<Micros>)>,
     measured: mpsc::Receiver<(HostId, Option<Micros>)>,
@@ -170,7 +171,7 @@ impl Owner {
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
-        if let Some(client) = self.clients.remove(&ticket) {
+        if let Some((client, _room)) = self.clients.remove(&ticket) {
             // A client that has hung up needs no answer.
             let _ = client.send(answer);
         }
@@ -179,9 +180,9 @@ impl Owner {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::With(query) => query(&mut self.machine, now()),
-            Command::Request { service, request, reply } => {
+            Command::Request { service, request, reply, room } => {
                 match self.machine.handle_request(now(), &service, request) {
-                    Ok(ticket) => drop(self.clients.insert(ticket, reply)),
+                    Ok(ticket) => drop(self.clients.insert(ticket, (reply, room))),
                     Err(refuse) => drop(reply.send(Answer::Refused(refuse))),
                 }
             }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
-use wayfare_net::{CancellationToken, FrameReader, FrameWriter, Net, Protocol, Stream};
+use wayfare_net::{CancellationToken, FrameError, FrameReader, FrameWriter, Net, Protocol, Stream};
 use wayfare_protocol::{
     host::{Host, ReceiveJob},
     ids::{HostId, MigrationId},
@@ -82,8 +82,12 @@ pub(super) struct Receiving {
 /// Reads one state stream from `peer`: asks the owner what it is for, applies the records, reports.
 pub(super) async fn receive(peer: HostId, stream: Stream, happened: mpsc::Sender<Happened>) {
     let mut reader = FrameReader::new(stream, STATE_FRAME_BYTES_MAX);
-    let Ok(Ok(first)) = tokio::time::timeout(STALL, reader.read()).await else { return };
-    let mig = match StateFrame::from_bytes(&first) {
+    let first = match tokio::time::timeout(STALL, reader.read()).await {
+        Ok(Ok(first)) => StateFrame::from_bytes(&first),
+        Ok(Err(FrameError::TooLarge { .. })) => Err(Reject::FrameTooLarge),
+        Ok(Err(_)) | Err(_) => return,
+    };
+    let mig = match first {
         Ok(StateFrame::Begin(MigrationRef { mig })) => mig,
         Ok(StateFrame::Record(_)) => {
             let _ = happened.send(Happened::StreamRejected(Reject::UnexpectedMessage)).await;
@@ -108,8 +112,8 @@ pub(super) async fn receive(peer: HostId, stream: Stream, happened: mpsc::Sender
         loop {
             let bytes = match tokio::time::timeout(STALL, reader.read()).await {
                 Ok(Ok(bytes)) => bytes,
-                Ok(Err(wayfare_net::FrameError::Closed)) => return Ok(()),
-                Ok(Err(wayfare_net::FrameError::TooLarge { .. })) => return Err(Reject::FrameTooLarge),
+                Ok(Err(FrameError::Closed)) => return Ok(()),
+                Ok(Err(FrameError::TooLarge { .. })) => return Err(Reject::FrameTooLarge),
                 Ok(Err(_)) | Err(_) => return Err(Reject::Expired),
             };
             match StateFrame::from_bytes(&bytes)? {

@@ -131,9 +131,7 @@ enum Command {
         reply: oneshot::Sender<Result<ServiceId, DeployError>>,
     },
     /// Subscribes to what happens.
-    Events {
-        reply: oneshot::Sender<tokio::sync::broadcast::Receiver<Event>>,
-    },
+    Events { reply: oneshot::Sender<tokio::sync::broadcast::Receiver<Event>> },
 }
 
 /// Why a service cannot be deployed. Nothing changed.
@@ -202,7 +200,10 @@ impl HostHandle {
         let driver = Arc::clone(&self.driver);
         // Compiling takes its time: not on the owner's task.
         let checked = tokio::task::spawn_blocking(move || {
-            driver.prepare(&module, memory_bytes).map(|prepared| (module, prepared)).map_err(|error| worker::describe(&error))
+            driver
+                .prepare(&module, memory_bytes)
+                .map(|prepared| (module, prepared))
+                .map_err(|error| worker::describe(&error))
         });
         let (module, prepared) = checked.await.map_err(|_| DeployError::Stopping)?.map_err(DeployError::Module)?;
         let (reply, answer) = oneshot::channel();

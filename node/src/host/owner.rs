@@ -34,6 +34,8 @@ use crate::{
     runtime::{Driver, Prepared},
 };
 
+/// The first frame of a request stream at most.
+const HELLO_BYTES_MAX: usize = 4096;
 /// Events that a slow reader may fall behind.
 const EVENTS_MAX: usize = 256;
 /// The longest sleep.
@@ -100,7 +102,9 @@ impl Owner {
         modules.digests().for_each(|digest| host.handle_module(digest));
         let pool = |protocol, cap| Pool::new(net.clone(), protocol, cap, tracker.clone(), shutdown.child_token());
         let (migrate, migrate_events) = pool(Protocol::Migrate, FRAME_BYTES_MAX);
-        let (requests, request_events) = pool(Protocol::Request, CLIENT_FRAME_BYTES_MAX);
+        let (mut requests, request_events) = pool(Protocol::Request, CLIENT_FRAME_BYTES_MAX);
+        // A stranger may say hello, nothing larger.
+        requests.set_first_cap(HELLO_BYTES_MAX);
         let (registry, registry_events) = pool(Protocol::Registry, FRAME_BYTES_MAX);
         let incoming = [net.accept(Protocol::Migrate)?, net.accept(Protocol::Request)?, net.accept(Protocol::State)?];
         let (happened, happenings) = mpsc::channel(HAPPENED_MAX);
@@ -186,7 +190,7 @@ impl Owner {
                     debug!(peer = %format!("{host:#}"), message = frame.name(), "send");
                     self.migrate.send(host, &addresses, frame.to_bytes().into());
                 }
-                Effect::ToGateway(gateway, frame) => self.to_gateway(gateway, &frame),
+                Effect::ToGateway(gateway, frame) => self.answer_gateway(gateway, &frame),
                 Effect::Gossip(gossip) => self.gossip(gossip.to_bytes()),
                 Effect::Start { service, epoch, code, memory_bytes } => {
                     self.start_instance((service, epoch), code, memory_bytes);
@@ -213,7 +217,7 @@ impl Owner {
     }
 
     /// The lease is looked at once more just before a response leaves: effects may have waited (PROTOCOL 4.5).
-    fn to_gateway(&mut self, gateway: HostId, frame: &ClientFrame) {
+    fn answer_gateway(&mut self, gateway: HostId, frame: &ClientFrame) {
         if let ClientFrame::Reply(reply) = frame
             && !self.host.may_answer(now(), reply.service)
         {
@@ -450,14 +454,20 @@ impl Owner {
     fn handle_registry_event(&mut self, event: PoolEvent) {
         match event {
             PoolEvent::Opened { .. } => {}
-            PoolEvent::Frame { peer, bytes, .. } => {
+            PoolEvent::Frame { peer, id, bytes } => {
+                if !self.registry.is_live(peer, id) {
+                    return;
+                }
                 let Some(registry) = self.registry_at(peer) else { return };
                 let handled = self.host.handle_registry_frame(now(), registry, &bytes, &mut self.rng);
                 if let Err(reject) = handled {
                     warn!(%reject, "the registry sent something unusable");
                 }
             }
-            PoolEvent::Closed { peer, id, reason, .. } => {
+            PoolEvent::Closed { peer, id, reason, too_large } => {
+                if too_large {
+                    self.host.count_reject(Reject::FrameTooLarge);
+                }
                 if self.registry.handle_closed(peer, id) {
                     warn!(reason, "the stream to the registry ended");
                 }
@@ -472,7 +482,10 @@ impl Owner {
     fn handle_migrate_event(&mut self, event: PoolEvent) {
         match event {
             PoolEvent::Opened { .. } => {}
-            PoolEvent::Frame { peer, bytes, .. } => {
+            PoolEvent::Frame { peer, id, bytes } => {
+                if !self.migrate.is_live(peer, id) {
+                    return;
+                }
                 if let Err(reject) = self.host.handle_migrate_frame(now(), peer, &bytes, &mut self.rng) {
                     warn!(peer = %format!("{peer:#}"), %reject, "a peer broke the migration protocol");
                     self.migrate.close(peer);
@@ -493,11 +506,16 @@ impl Owner {
     fn handle_request_event(&mut self, event: PoolEvent) {
         match event {
             PoolEvent::Opened { .. } => {}
-            PoolEvent::Frame { peer, bytes, .. } => {
+            PoolEvent::Frame { peer, id, bytes } => {
+                if !self.requests.is_live(peer, id) {
+                    return;
+                }
                 if let Err(reject) = self.host.handle_client_frame(now(), peer, &bytes) {
                     warn!(gateway = %format!("{peer:#}"), %reject, "a gateway broke the request protocol");
                     self.requests.close(peer);
                     self.host.handle_gateway_lost(peer);
+                } else {
+                    self.requests.raise_cap(peer, id);
                 }
             }
             PoolEvent::Closed { peer, id, too_large, .. } => {

@@ -134,6 +134,11 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
                 route.back_off(now.mono);
                 self.fail(failed.into_iter().map(|pending| pending.ticket), &Failure::NotExecuted(reason));
             }
+            // The host has forgotten the response: it may have run.
+            Some(Reject::BelowAcked) => {
+                let failed = route.remove(sequence);
+                self.fail(failed.into_iter().map(|pending| pending.ticket), &Failure::SessionLost);
+            }
             _ => {
                 let failed = route.remove(sequence);
                 self.fail(failed.into_iter().map(|pending| pending.ticket), &Failure::NotExecuted(reason));

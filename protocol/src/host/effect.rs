@@ -21,6 +21,7 @@ use crate::{
 
 /// One thing to do. The driver executes effects in the order in which it polls them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::large_enum_variant, reason = "each is consumed as soon as it is polled")]
 pub enum Effect {
     /// Append `entry` under number `seq`, sync, then call [`handle_synced`](super::Host::handle_synced).
     Persist {
@@ -167,6 +168,7 @@ pub enum Event {
 
 /// A journal entry. Everything is keyed by (service, epoch) or by the attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "each is encoded as soon as it is made")]
 pub enum Entry {
     /// A service may be served here.
     Placed {

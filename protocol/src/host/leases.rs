@@ -169,7 +169,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let me = self.me();
         let Some(pending) = self.registering.get(&placement.service) else { return Err(Reject::UnexpectedMessage) };
         ensure::<G>(answers == pending.frame.register.hash(), Reject::WrongHash)?;
-        ensure::<G>(placement.host == me, Reject::WrongCloud)?;
+        let here = placement.host == me && placement.cloud == self.identity.certificate.cloud;
+        ensure::<G>(here && placement.previous == me, Reject::WrongCloud)?;
         ensure::<G>(placement.key.0 == S::public_key(&pending.secret), Reject::WrongPlacementKey)?;
         ensure::<G>(placement.manifest == pending.manifest.hash(), Reject::WrongManifest)?;
         let Some(pending) = self.registering.remove(&placement.service) else { return Ok(()) };
@@ -233,6 +234,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         ensure::<G>(answers == renewal.signed.hash(), Reject::WrongHash)?;
         ensure::<G>(placement.ids() == hosted.placement.ids(), Reject::WrongMigration)?;
         ensure::<G>(placement.key == hosted.placement.key, Reject::WrongPlacementKey)?;
+        ensure::<G>(placement.previous == hosted.placement.previous, Reject::WrongCloud)?;
+        ensure::<G>(placement.manifest == hosted.placement.manifest, Reject::WrongManifest)?;
         let renewed = LeaseClock::granted(renewal.first_sent, placement.lease);
         hosted.lease = renewed;
         let signed = placement.signed().clone();

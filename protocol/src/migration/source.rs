@@ -420,8 +420,13 @@ impl Source {
             Decision::Aborted if placement.epoch > ids.epoch => Ok(Verdict::Superseded(placement)),
             Decision::Aborted => {
                 ensure::<G>(placement.epoch == ids.epoch, Reject::WrongEpoch)?;
-                ensure::<G>(placement.host == party.me, Reject::WrongCloud)?;
-                ensure::<G>(placement.key == party.placement.key, Reject::WrongPlacementKey)?;
+                // The lease is new, all else is the placement that we have.
+                let ours = party.placement;
+                let here = placement.host == party.me && placement.cloud == ours.cloud;
+                ensure::<G>(here && placement.previous == ours.previous, Reject::WrongCloud)?;
+                ensure::<G>(placement.mig == ours.mig, Reject::WrongMigration)?;
+                ensure::<G>(placement.key == ours.key, Reject::WrongPlacementKey)?;
+                ensure::<G>(placement.manifest == ours.manifest, Reject::WrongManifest)?;
                 Ok(Verdict::Ours(placement))
             }
         }

@@ -177,12 +177,20 @@ impl Sessions {
 
     /// When the slack is used up: forgets the oldest responses of whoever holds most, until there is some again.
     fn make_room(&mut self) {
-        while self.kept_bytes >= TABLE_BYTES_MAX + TABLE_BYTES_SLACK {
+        let limit = TABLE_BYTES_MAX + TABLE_BYTES_SLACK;
+        while self.kept_bytes >= limit {
             let most = self.holdings().into_iter().max_by_key(|(_, held)| *held).map(|(gateway, _)| gateway);
             let own = self.open.values_mut().filter(|session| Some(session.gateway) == most);
             let Some(session) = own.max_by_key(|session| session.kept_bytes) else { return };
-            let Some(oldest) = session.kept.keys().next().copied() else { return };
-            self.kept_bytes -= session.acknowledge(oldest.saturating_add(1));
+            if session.kept.is_empty() {
+                return;
+            }
+            // All that is needed from one session, so that many small responses do not mean as many searches.
+            while self.kept_bytes >= limit
+                && let Some(oldest) = session.kept.keys().next().copied()
+            {
+                self.kept_bytes -= session.acknowledge(oldest.saturating_add(1));
+            }
         }
     }
 
@@ -190,7 +198,8 @@ impl Sessions {
     ///
     /// # Errors
     /// Nothing changed: [`Reject::NoSession`]; [`Reject::BelowAcked`] if the number is below the mark, this call's own
-    /// included, or is the last there is, above which no mark can rise; [`Reject::OtherRequest`] if the number was used for another request.
+    /// included, or is the last there is, above which no mark can rise; [`Reject::OtherRequest`] if the number was used
+    /// for another request.
     pub fn admit(&mut self, client: ClientId, sequence: u64, hash: Digest, acked_below: u64) -> Result<Admit, Reject> {
         let session = self.open.get_mut(&client).ok_or(Reject::NoSession)?;
         if sequence < session.acked_below.max(acked_below) || sequence == u64::MAX {

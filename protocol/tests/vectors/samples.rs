@@ -56,7 +56,7 @@ fn key() -> PlacementKey {
     PlacementKey(count(0x70))
 }
 
-fn nonce() -> Nonce {
+pub(crate) fn nonce() -> Nonce {
     Nonce(count(0x80))
 }
 
@@ -329,7 +329,7 @@ pub(crate) fn not_executed() -> NotExecuted {
 
 pub(crate) fn latency_report() -> LatencyReport {
     let entries = vec![(ids().host, Micros(1), Micros(2)), (HostId(count(0x42)), Micros(3), Micros(4))];
-    LatencyReport { service: ids().service, client: client(), entries, requests: 11 }
+    LatencyReport { service: ids().service, client: client(), entries, acked_below: 11 }
 }
 
 pub(crate) fn gone() -> Gone {

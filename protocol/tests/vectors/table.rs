@@ -156,19 +156,25 @@ fn journals() -> Vec<Vector> {
     let (ids, secret) = (ids(), *secret().expose());
     let consent = co_signed(&transfer(Mode::Registry));
     let Transfer { new_key, transcript, state, .. } = transfer(Mode::Registry);
-    let consented = Consented { consent, new_key, transcript, state };
-    let held = Held { complete: complete_frame(), state };
+    let consented = Consented { consent, new_key, transcript, state, nonce_a: nonce() };
+    let held = Held { ack: signed(&transfer_ack()), complete: complete_frame(), state };
+    let word = signed(&manifest());
     let (service, epoch) = (ids.service, ids.epoch);
     let placed =
         Entry::Placed { placement: signed(&placement()), manifest: signed(&manifest()), secret, received: true };
     vec![
         plain("host journal Placed", placed),
+        plain("host journal Registering", Entry::Registering { frame: register_frame(), secret }),
         plain("host journal KeyMade", Entry::KeyMade { ids, secret }),
-        plain("host journal Consented", Entry::Consented { ids, consented }),
-        plain("host journal Held", Entry::Held { ids, from: ids.host, held }),
+        plain(
+            "host journal Consented",
+            Entry::Consented { ids, consented, addresses: vec!["/ip4/192.0.2.7/tcp/4740".to_owned()] },
+        ),
+        plain("host journal Held", Entry::Held { ids, from: ids.host, held, manifest: word }),
         plain("host journal Released", Entry::Released { ids, placement: signed(&placement()) }),
         plain("host journal Aborted", Entry::Aborted { ids }),
-        plain("host journal Sealed", Entry::Sealed { service, epoch }),
+        plain("host journal Dropped", Entry::Dropped { ids }),
+        plain("host journal Sealed", Entry::Sealed { service, epoch, by: signed(&placement()) }),
         plain("gateway journal Incarnation", effect::Entry::Incarnation(5)),
         plain("gateway journal Reserved", effect::Entry::Reserved { service, below: 1024 }),
         plain("gateway journal Seen", effect::Entry::Seen { service, epoch }),

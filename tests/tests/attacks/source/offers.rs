@@ -196,7 +196,8 @@ pub(crate) async fn sevens(bench: &mut Bench, four: &RequestFrame) -> wayfare_te
 fn too_early(bench: &Bench, four: &RequestFrame) -> Vec<Shot> {
     let ids = ids_of(four);
     let hash = wayfare_protocol::ids::Digest([1; 32]);
-    let ack = TransferAck { ids, transcript: hash, nonce_a: nonce(), state: hash, consent: hash, completed: Timestamp(1) };
+    let ack =
+        TransferAck { ids, transcript: hash, nonce_a: nonce(), state: hash, consent: hash, completed: Timestamp(1) };
     let ack = MigrateFrame::TransferAck(bench.target_says().sign(&ack));
     let transfer = Transfer {
         ids,

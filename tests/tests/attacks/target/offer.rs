@@ -1,5 +1,6 @@
 //! 4, and what comes with it: 3 and the manifest.
 
+use wayfare_net::Protocol;
 use wayfare_protocol::{
     ids::{CloudId, Digest, MigrationId},
     limits::{HALF_OPEN_PER_PEER_MAX, POLICY_ENTRIES_MAX, SUITES_MAX, TEXT_BYTES_MAX},
@@ -11,7 +12,6 @@ use wayfare_protocol::{
     trust::{Receiver, Signed},
     wire::{Frame, Wire},
 };
-use wayfare_net::Protocol;
 use wayfare_tests::{
     alter::{
         Expect::{self, Free},

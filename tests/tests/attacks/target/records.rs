@@ -216,10 +216,8 @@ async fn held(
 /// Once it serves: what was said before says nothing any more.
 async fn afterwards(bench: &mut Bench, agreed: &Agreed, eight: &MigrateFrame, eleven: &RegistryFrame) {
     let four = MigrateFrame::Request(agreed.attempt.four.clone());
-    let mut shots = vec![
-        Shot::frame("4 after 11", &four, Reject::Finished),
-        Shot::frame("8 after 11", eight, Reject::Finished),
-    ];
+    let mut shots =
+        vec![Shot::frame("4 after 11", &four, Reject::Finished), Shot::frame("8 after 11", eight, Reject::Finished)];
     let mig = Bench::ids(&agreed.attempt).mig;
     let abandon = MigrateFrame::Abandon(MigrationRef { mig });
     shots.push(Shot::ignored("an end after 11", abandon.to_bytes()));
@@ -238,7 +236,8 @@ async fn failing_attempts(bench: &mut Bench) {
         let bend = move |records: &mut Vec<SealedRecord>, _: &Agreed| edit(records.last_mut().unwrap());
         failing(bench, &format!("record {}", row.field), reject, bend).await;
     }
-    failing(bench, "a record twice", Reject::RecordOutOfOrder, |records, _| records.insert(1, records[0].clone())).await;
+    failing(bench, "a record twice", Reject::RecordOutOfOrder, |records, _| records.insert(1, records[0].clone()))
+        .await;
     failing(bench, "a record left out", Reject::RecordOutOfOrder, |records, _| drop(records.remove(1))).await;
     failing(bench, "no end", Reject::RecordOutOfOrder, |records, _| drop(records.pop())).await;
     // Sealed as it should be, but no part of a state.
@@ -269,12 +268,7 @@ async fn failing_attempts(bench: &mut Bench) {
     weak_share(bench).await;
 }
 
-async fn failing(
-    bench: &mut Bench,
-    name: &str,
-    reject: Reject,
-    bend: impl FnOnce(&mut Vec<SealedRecord>, &Agreed),
-) {
+async fn failing(bench: &mut Bench, name: &str, reject: Reject, bend: impl FnOnce(&mut Vec<SealedRecord>, &Agreed)) {
     let mut agreed = bench.agreed().await;
     let (mut records, _) = bench.source.records(&agreed.agreement);
     bend(&mut records, &agreed);

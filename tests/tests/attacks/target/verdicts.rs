@@ -123,7 +123,8 @@ fn not_for_a_host(bench: &Bench) -> Vec<Shot> {
     let enrolled = RegistryFrame::Enrolled(Enrolled { nonce: nonce(), certificate: bench.cloud.certificate.clone() });
     let renew = Renew { ids: ids_of(bench), nonce: nonce() };
     let renew = RegistryFrame::Renew(says(bench).sign(&renew));
-    let shot = |frame: RegistryFrame| Shot::frame(format!("{} to a host", frame.name()), &frame, Reject::UnexpectedMessage);
+    let shot =
+        |frame: RegistryFrame| Shot::frame(format!("{} to a host", frame.name()), &frame, Reject::UnexpectedMessage);
     [lookup, found, enrolled, renew].into_iter().map(shot).collect()
 }
 
