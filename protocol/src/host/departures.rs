@@ -262,7 +262,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
 
     /// B has records up to here. Only progress counts, and only for so long.
     pub(super) fn handle_records_acked(&mut self, now: Now, peer: HostId, acked: &RecordsAcked) -> Result<(), Reject> {
-        let Some(stay) = self.departing(acked.mig) else { return self.settled(acked.mig) };
+        let Some(stay) = self.departing(acked.mig) else { return self.overtaken(acked.mig) };
         let Some(attempt) = self.services.get_mut(&stay).and_then(|hosted| hosted.attempt.as_mut()) else {
             return Err(Reject::UnknownMigration);
         };
@@ -280,18 +280,21 @@ impl<S: Suite, G: Guards> Host<S, G> {
 
     /// A message about an attempt that is over: no fault of the peer's if it was one that both knew.
     pub(super) fn settled(&mut self, mig: MigrationId) -> Result<(), Reject> {
-        if !self.finished.contains(&mig) {
-            return Err(Reject::UnknownMigration);
-        }
+        self.overtaken(mig)?;
         self.rejects.count(Reject::Finished);
         Ok(())
+    }
+
+    /// An acknowledgement that R's decision has overtaken, as it may: nothing to count.
+    fn overtaken(&self, mig: MigrationId) -> Result<(), Reject> {
+        if self.finished.contains(&mig) { Ok(()) } else { Err(Reject::UnknownMigration) }
     }
 
     /// 9, from B.
     pub(super) fn handle_ack(&mut self, now: Now, peer: HostId, signed: &Signed<TransferAck>) -> Result<(), Reject> {
         let mig = signed.unverified()?.ids.mig;
         // 11 may overtake 9: then the attempt is over, and well.
-        let Some(stay) = self.departing(mig) else { return self.settled(mig) };
+        let Some(stay) = self.departing(mig) else { return self.overtaken(mig) };
         let Some(hosted) = self.services.get_mut(&stay) else { return Err(Reject::UnknownMigration) };
         let Some(attempt) = &mut hosted.attempt else { return Err(Reject::UnexpectedMessage) };
         if attempt.source.target() != peer {

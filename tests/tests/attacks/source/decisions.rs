@@ -18,7 +18,7 @@ use wayfare_tests::{
     shot::{Shot, misshapen},
 };
 
-use super::{Bench, ids_of, offers};
+use super::{Bench, ids_of};
 use crate::coverage::{Covered, covers};
 
 fn ack() -> Table<TransferAck> {
@@ -117,7 +117,7 @@ pub(crate) async fn reclaimed(bench: &mut Bench) {
     bench.begin().await;
     let (_calling, four) = bench.four().await;
     let ids = ids_of(&four);
-    let answered = offers::sevens(bench, &four).await;
+    let answered = bench.target.answer(&bench.authority, home, &four).await;
     let early = eleven(bench, ids, claim(&four.request).manifest, answered.agreement.new_key);
     let early = RegistryFrame::Placement(bench.registry_tells().sign(&early));
     bench.fire_as_registry(vec![Shot::frame("11 before 8", &early, Reject::UnexpectedMessage)]).await;
@@ -128,6 +128,8 @@ pub(crate) async fn reclaimed(bench: &mut Bench) {
     bench.target.records(home).await;
     let MigrateFrame::Transfer(consent) = line.hear().await else { panic!("no 8") };
     bench.range.accepted("7").await;
+    // Whoever breaks the protocol now makes A ask the Registry, whose answer is held back.
+    bench.registry().hold(&["Granted"]).await;
     bench.fire(vec![Shot::frame("7 again", &seven, Reject::UnexpectedMessage)]).await;
     nines(bench, &four, &consent).await;
     elevens(bench, &four, &answered.agreement.new_key).await;
@@ -176,7 +178,6 @@ async fn elevens(bench: &mut Bench, four: &RequestFrame, new_key: &wayfare_proto
 
 /// B takes it back: A asks the Registry, and believes only the answer to what it asked.
 async fn reclaim(bench: &mut Bench, ids: MigrationIds) {
-    bench.registry().hold(&["Granted"]).await;
     let mut line = bench.line().await;
     line.say(&MigrateFrame::Refused(MigrateRefused { mig: ids.mig, reason: "full".to_owned() })).await;
     let honest = loop {

@@ -12,7 +12,7 @@ use wayfare_protocol::{
 use wayfare_tests::{
     hand::claim,
     ledger::Watched,
-    peer::{Line, Peer},
+    peer::{Line, Peer, until},
     puppet::{registry::PuppetRegistry, target::PuppetTarget},
     range::Range,
     real::{Authority, KV_CODE, RealGateway, RealHost},
@@ -123,6 +123,16 @@ impl Bench {
         (line, four)
     }
 
+    /// Waits until the attempt is over.
+    pub(crate) async fn until_no_attempt(&self) {
+        let service = self.service;
+        until("the end of the attempt", async || {
+            let attempt = self.home.handle.with(move |host, _, _| host.attempt_of(service)).await.unwrap();
+            attempt.is_none().then_some(())
+        })
+        .await;
+    }
+
     /// The service answers, from the state that it was in.
     pub(crate) async fn answers(&mut self) {
         self.count += 1;
@@ -135,7 +145,7 @@ impl Bench {
         self.bystander.takes_over(&self.authority, &self.home, self.service).await;
         self.answers().await;
         self.bystander.moves(&self.authority).await;
-        self.range.accepted("the honest moves").await;
+        self.range.moved("the honest moves").await;
         println!("{} shots", self.range.shots());
         self.range.close();
     }
@@ -152,6 +162,8 @@ async fn a_source() {
     leases::registration(&mut bench).await;
     bench.answers().await;
     offers::refused(&mut bench).await;
+    bench.answers().await;
+    offers::sevens(&mut bench).await;
     bench.answers().await;
     offers::given_up(&mut bench).await;
     bench.answers().await;

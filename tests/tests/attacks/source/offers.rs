@@ -13,6 +13,7 @@ use wayfare_tests::{
         Table, ids, service, too_little,
     },
     hand::{claim, nonce},
+    peer::Line,
     rows,
     shot::{Shot, misshapen, oversized, thief},
 };
@@ -141,7 +142,45 @@ pub(crate) async fn refused(bench: &mut Bench) {
     bench.registry().hold(&[]).await;
 }
 
-/// An attempt that comes to 7, and that B then refuses.
+/// Attempts that come to 7. Who breaks the protocol is no partner any more: each alteration ends its attempt, and the
+/// service, which was not stopped yet, goes on.
+pub(crate) async fn sevens(bench: &mut Bench) {
+    let (mut next, mut total) = (0, 1);
+    while next < total {
+        let (_calling, four) = offered(bench).await;
+        let home = bench.home.host();
+        let answered = bench.target.answer(&bench.authority, home, &four).await;
+        let shots = seven_shots(bench, &four, &answered.seven);
+        total = shots.len();
+        bench.fire(shots.into_iter().skip(next).take(1).collect()).await;
+        bench.until_no_attempt().await;
+        next += 1;
+    }
+}
+
+/// 2, 3 and 4, honestly.
+async fn offered(bench: &mut Bench) -> (Line, RequestFrame) {
+    bench.begin().await;
+    bench.four().await
+}
+
+fn seven_shots(bench: &Bench, four: &RequestFrame, honest: &ResponseFrame) -> Vec<Shot> {
+    let (says, base) = (bench.target_says(), claim(&honest.response));
+    let wrap = |response| MigrateFrame::Response(ResponseFrame { response, ..honest.clone() }).to_bytes();
+    let mut shots = says.shots(&response(), || base.clone(), wrap, Reject::BadSignature);
+    let to_target = bench.authority.realm().says(Receiver::Host(bench.target.peer.host));
+    let six = claim(&honest.verdict);
+    let wrap = |verdict| MigrateFrame::Response(ResponseFrame { verdict, ..honest.clone() }).to_bytes();
+    shots.extend(to_target.shots(&yes_service(), || six.clone(), wrap, Reject::BadSignature));
+    shots.extend(misshapen(&MigrateFrame::Response(honest.clone()), ResponseFrame::LIMIT));
+    // What does not belong here.
+    shots.extend(too_early(bench, four));
+    let acked = MigrateFrame::RecordsAcked(RecordsAcked { mig: ids_of(four).mig, next: 1 });
+    shots.push(Shot::frame("records acknowledged before 8", &acked, Reject::UnexpectedMessage));
+    shots
+}
+
+/// An attempt that B refuses, after others have tried to spoil it.
 pub(crate) async fn given_up(bench: &mut Bench) {
     bench.registry().hold(&["YesCloud"]).await;
     bench.begin().await;
@@ -151,46 +190,30 @@ pub(crate) async fn given_up(bench: &mut Bench) {
     let (_calling, four) = bench.four().await;
     let again = Shot::frame("3 again", &RegistryFrame::YesCloud(yes), Reject::UnexpectedMessage);
     bench.fire_as_registry(vec![again]).await;
-    sevens(bench, &four).await;
+    let home = bench.home.host();
+    let answered = bench.target.answer(&bench.authority, home, &four).await;
+    let frame = MigrateFrame::Response(answered.seven);
+    let mut shots = vec![Shot::frame("7 by another", &frame, Reject::WrongPeer), oversized(&frame)];
+    let mig = ids_of(&four).mig;
+    let refused = MigrateFrame::Refused(MigrateRefused { mig, reason: "full".to_owned() });
+    shots.push(Shot::frame("a refusal by another", &refused, Reject::WrongPeer));
+    let acked = MigrateFrame::RecordsAcked(RecordsAcked { mig, next: 1 });
+    shots.push(Shot::frame("records acknowledged by another", &acked, Reject::WrongPeer));
+    bench.fire_from_delta(shots).await;
     // A's own stream is still open: B refuses on a newer one, and the service was never stopped.
     let mut line = bench.line().await;
-    let mig = ids_of(&four).mig;
-    line.say(&MigrateFrame::Refused(MigrateRefused { mig, reason: "full".to_owned() })).await;
+    line.say(&refused).await;
     let abandoned = line.wait_for(|frame| match frame {
         MigrateFrame::Abandon(about) => Some(about.mig),
         _ => None,
     });
     assert_eq!(abandoned.await, mig);
     bench.range.accepted("a refusal").await;
-    let late = MigrateFrame::RecordsAcked(RecordsAcked { mig, next: 1 });
-    bench.fire(vec![Shot::frame("records acknowledged too late", &late, Reject::UnknownMigration)]).await;
-}
-
-/// Before an honest 7.
-pub(crate) async fn sevens(bench: &mut Bench, four: &RequestFrame) -> wayfare_tests::puppet::target::Answered {
-    let home = bench.home.host();
-    let answered = bench.target.answer(&bench.authority, home, four).await;
-    let honest = answered.seven.clone();
-    let (says, base) = (bench.target_says(), claim(&honest.response));
-    let wrap = |response| MigrateFrame::Response(ResponseFrame { response, ..honest.clone() }).to_bytes();
-    let mut shots = says.shots(&response(), || base.clone(), wrap, Reject::BadSignature);
-    let to_target = bench.authority.realm().says(Receiver::Host(bench.target.peer.host));
-    let six = claim(&honest.verdict);
-    let wrap = |verdict| MigrateFrame::Response(ResponseFrame { verdict, ..honest.clone() }).to_bytes();
-    shots.extend(to_target.shots(&yes_service(), || six.clone(), wrap, Reject::BadSignature));
-    shots.extend(misshapen(&MigrateFrame::Response(honest.clone()), ResponseFrame::LIMIT));
-    // 6, 9 and 8 do not belong here.
-    shots.extend(too_early(bench, four));
+    let shots = vec![
+        Shot::frame("records acknowledged too late", &acked, Reject::Finished),
+        Shot::frame("7 too late", &frame, Reject::Finished),
+    ];
     bench.fire(shots).await;
-    let frame = MigrateFrame::Response(honest);
-    let mut shots = vec![Shot::frame("7 by another", &frame, Reject::WrongPeer), oversized(&frame)];
-    let mig = ids_of(four).mig;
-    let refused = MigrateFrame::Refused(MigrateRefused { mig, reason: "full".to_owned() });
-    shots.push(Shot::frame("a refusal by another", &refused, Reject::WrongPeer));
-    let acked = MigrateFrame::RecordsAcked(RecordsAcked { mig, next: 1 });
-    shots.push(Shot::frame("records acknowledged by another", &acked, Reject::WrongPeer));
-    bench.fire_from_delta(shots).await;
-    answered
 }
 
 fn too_early(bench: &Bench, four: &RequestFrame) -> Vec<Shot> {

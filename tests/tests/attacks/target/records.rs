@@ -185,7 +185,13 @@ async fn held(
     let mut line = bench.migrate_line().await;
     // Twice: the second is the same, and changes nothing.
     line.say(&eight).await;
-    bench.source.send_records(&bench.cloud.at, &agreed.attempt, records).await;
+    let mut state = bench.source.state_line(&bench.cloud.at, &agreed.attempt).await;
+    state.say(&StateFrame::Record(records[0].clone())).await;
+    second_stream(bench, transfer.ids.mig).await;
+    for record in records.into_iter().skip(1) {
+        state.say(&StateFrame::Record(record)).await;
+    }
+    state.finish().await;
     let nine: MigrateFrame = line.hear().await;
     let MigrateFrame::TransferAck(_) = &nine else { panic!("no 9: {nine:?}") };
     let RegistryFrame::Placement(eleven) = bench.registry().held(cloud).await else { panic!("no 11") };
@@ -211,6 +217,13 @@ async fn held(
     bench.registry().hold(&[]).await;
     bench.range.accepted("11").await;
     afterwards(bench, &agreed, &eight, &frame).await;
+}
+
+/// While a state stream is read, a second one is not.
+async fn second_stream(bench: &mut Bench, mig: MigrationId) {
+    let begin = StateFrame::Begin(MigrationRef { mig });
+    let second = Shot::frame("a second state stream", &begin, Reject::Reused);
+    bench.range.fire(&bench.source.peer, &bench.cloud.at, Protocol::State, vec![second]).await;
 }
 
 /// Once it serves: what was said before says nothing any more.
