@@ -4,7 +4,7 @@ use wayfare_net::Protocol;
 use wayfare_protocol::{advert::Gossip, ids::ServiceId, trust::Role, wire::Frame};
 use wayfare_tests::{
     ledger::Watched,
-    peer::{Peer, until},
+    peer::{Peer, Whereabouts, until},
     range::Range,
     real::{Authority, RealGateway, RealHost},
     shot::Shot,
@@ -55,6 +55,11 @@ impl Bystander {
         from.begin_move(service, self.cloud.host()).await;
         self.cloud.until_serving(service).await;
         until("the record to move", async || (authority.placements().await != before).then_some(())).await;
+    }
+
+    /// Where the cloud nearby is.
+    pub(crate) const fn cloud_at(&self) -> &Whereabouts {
+        &self.cloud.at
     }
 
     /// Counts what the home rejects.

@@ -18,7 +18,16 @@ pub(crate) fn covers<T: DeserializeOwned + 'static>(receiver: &'static str, tabl
 }
 
 fn all() -> Vec<Covered> {
-    [crate::registry::covered(), crate::target::covered(), crate::source::covered()].into_iter().flatten().collect()
+    [
+        crate::registry::covered(),
+        crate::target::covered(),
+        crate::source::covered(),
+        crate::clients::covered(),
+        crate::gateway::covered(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 #[test]

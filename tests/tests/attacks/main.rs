@@ -7,7 +7,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 mod bystander;
+mod clients;
 mod coverage;
+mod gateway;
 mod registry;
 mod source;
 mod target;
