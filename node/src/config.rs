@@ -252,6 +252,7 @@ impl Config {
             capacity: self.capacity.resources(),
             price_micros: self.capacity.price_micros,
             placement: self.placement.config(),
+            step_timeout: wayfare_protocol::limits::STEP_TIMEOUT,
         }
     }
 

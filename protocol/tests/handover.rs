@@ -12,6 +12,7 @@ use wayfare_protocol::{
     },
     host::{CaptureJob, Effect, Host, HostConfig, Identity, ReceiveJob, hosted::Stay},
     ids::{Digest, HostId, MigrationId, OwnerKey, ServiceId},
+    limits::STEP_TIMEOUT,
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::{messages::*, trace::Ending},
     placement::{PlacementConfig, Policy},
@@ -131,7 +132,7 @@ impl World {
                 bundle.verify_certificate::<Dalek, Strict>(&certificate, me, &[role], now.wall).expect("genuine");
             let identity = Identity { secret, registry: id, certificate };
             let placement = PlacementConfig { policy: Policy::Never, ..PlacementConfig::default() };
-            let config = HostConfig { capacity: CAPACITY, price_micros: 0, placement };
+            let config = HostConfig { capacity: CAPACITY, price_micros: 0, placement, step_timeout: STEP_TIMEOUT };
             let mut host = Host::new(identity, config, bundle.clone(), 0);
             host.set_addresses(vec![format!("/{name}")]);
             nodes.insert(me, Node { host, running: BTreeMap::new(), landing: BTreeMap::new() });

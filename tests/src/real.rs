@@ -26,6 +26,7 @@ use wayfare_protocol::{
     placement::{PlacementConfig, Policy},
     reject::Strict,
     suite::{Dalek, Secret, fresh_secret},
+    time::Micros,
     trust::{Certificate, JoinToken, Receiver, Role, Signed},
 };
 use wayfare_registry::{Config, RunningRegistry, run};
@@ -35,6 +36,9 @@ use crate::{
     peer::{Peer, Whereabouts, until, within},
     puppet::registry::PuppetRegistry,
 };
+
+/// How long a host waits for the next message: longer than all the messages take that are fired meanwhile, on any machine.
+const STEP_TIMEOUT: Micros = Micros::from_secs(120);
 
 /// The key-value service.
 pub static KV: &[u8] = include_bytes!("../guests/kv/kv.wasm");
@@ -190,7 +194,7 @@ impl RealHost {
         let unused = tokio::sync::mpsc::channel(1).1;
         let parts = HostParts {
             identity: Identity { secret: peer.secret.clone(), registry, certificate: verified },
-            config: HostConfig { capacity: CAPACITY, price_micros: 0, placement },
+            config: HostConfig { capacity: CAPACITY, price_micros: 0, placement, step_timeout: STEP_TIMEOUT },
             bundle: realm.bundle(),
             net: peer.net.clone(),
             net_events: std::mem::replace(&mut peer.events, unused),

@@ -206,7 +206,10 @@ impl Owner {
                     self.machine.handle_disconnected(now(), peer);
                 }
             }
-            PoolEvent::Closed { peer, id, reason, .. } => {
+            PoolEvent::Closed { peer, id, reason, too_large } => {
+                if too_large {
+                    self.machine.count_reject(Reject::FrameTooLarge);
+                }
                 if self.requests.handle_closed(peer, id) {
                     debug!(host = %format!("{peer:#}"), reason, "request stream ended");
                     self.machine.handle_disconnected(now(), peer);
@@ -226,7 +229,10 @@ impl Owner {
                     warn!(%reject, "the registry sent something unusable");
                 }
             }
-            PoolEvent::Closed { peer, id, reason, .. } => {
+            PoolEvent::Closed { peer, id, reason, too_large } => {
+                if too_large {
+                    self.machine.count_reject(Reject::FrameTooLarge);
+                }
                 if self.registry.handle_closed(peer, id) {
                     warn!(reason, "the stream to the registry ended");
                 }
@@ -238,10 +244,14 @@ impl Owner {
         let anchors = self.bundle.anchors();
         let registry: RegistryId =
             anchors.iter().find(|anchor| anchor.host() == peer).map(|anchor| anchor.id).ok_or(Reject::WrongPeer)?;
-        match RegistryFrame::from_bytes(bytes)? {
-            RegistryFrame::Found(found) => self.machine.handle_found(now(), registry, &found),
-            _ => Err(Reject::UnexpectedMessage),
-        }
+        // What the machine sees, it counts itself.
+        let unseen = match RegistryFrame::from_bytes(bytes) {
+            Ok(RegistryFrame::Found(found)) => return self.machine.handle_found(now(), registry, &found),
+            Ok(_) => Reject::UnexpectedMessage,
+            Err(reject) => reject,
+        };
+        self.machine.count_reject(unseen);
+        Err(unseen)
     }
 
     fn handle_net_event(&mut self, event: NetEvent) {

@@ -339,6 +339,11 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
         }
     }
 
+    /// Counts what a driver refused before the machine saw it.
+    pub fn count_reject(&mut self, reject: Reject) {
+        self.rejects.count(reject);
+    }
+
     pub(super) fn counted<T>(&mut self, result: Result<T, Reject>) -> Result<T, Reject> {
         result.inspect_err(|reject| self.rejects.count(*reject))
     }

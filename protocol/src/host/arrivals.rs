@@ -9,7 +9,7 @@ use super::{
 use crate::{
     advert::Gossip,
     ids::{Digest, HostId, MigrationId, RegistryId},
-    limits::{HALF_OPEN_MAX, HALF_OPEN_PER_PEER_MAX, SERVICES_MAX, STEP_TIMEOUT, TRANSFER_MAX},
+    limits::{HALF_OPEN_MAX, HALF_OPEN_PER_PEER_MAX, SERVICES_MAX, TRANSFER_MAX},
     migration::{
         messages::{
             Granted, MigrateFrame, MigrateRefused, NoService, Placement, RecordsAcked, RegistryFrame, RequestFrame,
@@ -230,7 +230,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let entry = Entry::KeyMade { ids: target.ids(), secret: *secret.expose() };
         self.outbox.persist(|seq| Effect::Persist { seq, entry });
         self.outbox.promise(Effect::ToRegistry(ids.service.registry, RegistryFrame::VerifyService(verify)));
-        let deadline = now.mono + STEP_TIMEOUT;
+        let deadline = now.mono + self.config.step_timeout;
         let arrival = Arrival { target, trace, deadline, completing: None, belongings: None, answered: None };
         self.arrivals.insert(ids.mig, arrival);
         Ok(())
@@ -252,7 +252,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         arrival.trace.step(6, now.wall);
         arrival.trace.step(7, now.wall);
         arrival.answered = Some(now.mono);
-        arrival.deadline = now.mono + STEP_TIMEOUT;
+        arrival.deadline = now.mono + self.config.step_timeout;
         let job = ReceiveJob {
             ids: arrival.target.ids(),
             from: arrival.target.source(),
@@ -282,7 +282,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     pub fn handle_records(&mut self, now: Now, mig: MigrationId, next: u64) {
         let Some(arrival) = self.arrivals.get_mut(&mig) else { return };
         let end = arrival.answered.map_or(arrival.deadline, |answered| answered + TRANSFER_MAX);
-        arrival.deadline = arrival.deadline.max((now.mono + STEP_TIMEOUT).min(end));
+        arrival.deadline = arrival.deadline.max((now.mono + self.config.step_timeout).min(end));
         let source = arrival.target.source();
         self.say(source, MigrateFrame::RecordsAcked(RecordsAcked { mig, next }));
     }

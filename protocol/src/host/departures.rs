@@ -9,7 +9,7 @@ use crate::{
     advert::store as advert,
     gateway::messages::ClientFrame,
     ids::{Digest, HostId, MigrationId, MigrationIds, ServiceId},
-    limits::{RECLAIM_AFTER, STEP_TIMEOUT, TRANSFER_MAX},
+    limits::{RECLAIM_AFTER, TRANSFER_MAX},
     migration::{
         messages::{
             Granted, MigrateFrame, MigrationRef, Placement, RecordsAcked, RegistryFrame, ResponseFrame, TransferAck,
@@ -134,7 +134,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             asked: frame.request.hash(),
             agreement: None,
             trace,
-            deadline: now.mono + STEP_TIMEOUT,
+            deadline: now.mono + self.config.step_timeout,
             acked: 0,
             reclaiming: None,
             frozen_at: None,
@@ -173,7 +173,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         match verdict {
             RegistryFrame::YesCloud(signed) => {
                 let frame = attempt.source.handle_yes::<S, G>(&party, now, signed, rng)?;
-                attempt.deadline = now.mono + STEP_TIMEOUT;
+                attempt.deadline = now.mono + self.config.step_timeout;
                 attempt.trace.mig = attempt.source.mig();
                 attempt.trace.step(3, now.wall);
                 attempt.trace.step(4, now.wall);
@@ -201,7 +201,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let agreement = attempt.source.handle_response::<S, G>(&party!(self, hosted), now, frame)?;
         attempt.trace.step(7, now.wall);
         attempt.trace.switched = Some(now.wall);
-        attempt.deadline = now.mono + STEP_TIMEOUT;
+        attempt.deadline = now.mono + self.config.step_timeout;
         attempt.agreement = Some(agreement);
         attempt.frozen_at = Some(now.mono);
         hosted.run = Run::Freezing;
@@ -272,7 +272,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let Some(frozen_at) = attempt.frozen_at else { return Err(Reject::UnexpectedMessage) };
         if attempt.reclaiming.is_none() && acked.next > attempt.acked {
             attempt.acked = acked.next;
-            let wait = if attempt.source.has_consented() { RECLAIM_AFTER } else { STEP_TIMEOUT };
+            let wait = if attempt.source.has_consented() { RECLAIM_AFTER } else { self.config.step_timeout };
             attempt.deadline = attempt.deadline.max((now.mono + wait).min(frozen_at + TRANSFER_MAX));
         }
         Ok(())

@@ -18,7 +18,7 @@ use crate::{
     reject::{Guards, Reject, RejectCounters, Strict},
     session::SESSION_SWEEP,
     suite::{Dalek, Secret, Suite},
-    time::{Instant, Now, Timestamp},
+    time::{Instant, Micros, Now, Timestamp},
     trust::{Certificate, Role, Signed, TrustBundle, Verified},
 };
 
@@ -63,6 +63,8 @@ pub struct HostConfig {
     pub price_micros: u64,
     /// How services on it choose where to be.
     pub placement: PlacementConfig,
+    /// How long it waits for the other side's next message before consent; [`STEP_TIMEOUT`](crate::limits::STEP_TIMEOUT).
+    pub step_timeout: Micros,
 }
 
 /// A gateway's open request stream.
