@@ -8,6 +8,7 @@
 
 pub mod alter;
 pub mod fields;
+pub mod guards;
 pub mod hand;
 pub mod ledger;
 pub mod peer;

@@ -74,13 +74,6 @@ impl Range {
         }
     }
 
-    /// A move succeeded, and nothing was refused: but 11 may overtake 9, which then is about an attempt that has ended.
-    pub async fn moved(&mut self, what: &str) {
-        if self.ledger.expect(&[]).await.is_err_and(|instead| instead != "expected [], counted finished × 1") {
-            self.failures.push(format!("{what}: something was refused"));
-        }
-    }
-
     /// Something that must hold.
     pub fn check(&mut self, holds: bool, what: &str) {
         if !holds {

@@ -265,7 +265,10 @@ impl Owner {
                 judge(&result)
             }
             Ok(Gossip::Placement(placement)) => judge(&self.machine.handle_gossip_placement(now(), &placement)),
-            Err(_) => Verdict::Reject,
+            Err(reject) => {
+                self.machine.count_reject(reject);
+                Verdict::Reject
+            }
         };
         self.net.judge(id, verdict);
     }

@@ -177,7 +177,7 @@ async fn a_host_and_its_clients() {
     let second = Call { acked_below: 1, ..phone.call(6, "POST /count") };
     assert_eq!(body(&phone.ask(&mut line, &second).await), "2");
     bystander.moves(&authority).await;
-    range.moved("the honest moves").await;
+    range.accepted("the honest moves").await;
     println!("{} shots", range.shots());
     range.close();
 }

@@ -14,7 +14,7 @@ use wayfare_protocol::{
 use wayfare_tests::{
     alter::{
         Expect::{self, Free},
-        Table, ids, service,
+        Row, Table, ids, service,
     },
     hand::{nonce, placement_key},
     real::{Authority, KV_CODE},
@@ -104,7 +104,11 @@ fn renew() -> Table<Renew> {
 
 pub(crate) fn covered() -> Vec<Covered> {
     let to = "registry";
+    // An enum: what it may hold has shots of its own.
+    let lookup =
+        Table(vec![Row::<Lookup>::new("", |_| (), Free("a name or an identifier, the asker's to choose"), None)]);
     vec![
+        covers(to, &lookup),
         covers(to, &enrol()),
         covers(to, &register()),
         covers(to, &manifest()),

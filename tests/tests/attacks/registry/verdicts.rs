@@ -105,7 +105,10 @@ pub(crate) fn covered() -> Vec<Covered> {
     let to = "registry";
     let mut adverts = advert();
     adverts.0.extend(rows!(Advert { certificate = |_| () => Free("a table of its own"); }).0);
+    const SIGNED: Expect = Free("a table of its own");
+    let frame = rows!(VerifyCloudFrame { request = |_| () => SIGNED; advert = |_| () => SIGNED; });
     vec![
+        covers(to, &frame),
         covers(to, &two()),
         covers(to, &adverts),
         covers(to, &certificate()),

@@ -9,7 +9,7 @@ use wayfare_protocol::{
 };
 use wayfare_tests::{
     alter::{
-        Expect::{self, Free},
+        Expect::{self, Free, Ignored},
         Table, service,
     },
     hand::{claim, entropy},
@@ -62,7 +62,11 @@ fn renewed() -> Table<Placement> {
 
 pub(crate) fn covered() -> Vec<Covered> {
     let to = "source";
-    vec![covers(to, &lease()), covers(to, &first()), covers(to, &renewed())]
+    let refused = rows!(Refused {
+        about => Ignored("a refusal of what was not asked");
+        reason => Free("for people");
+    });
+    vec![covers(to, &refused), covers(to, &lease()), covers(to, &first()), covers(to, &renewed())]
 }
 
 /// LEASE, altered itself and with the placement altered.

@@ -145,7 +145,7 @@ impl Bench {
         self.bystander.takes_over(&self.authority, &self.home, self.service).await;
         self.answers().await;
         self.bystander.moves(&self.authority).await;
-        self.range.moved("the honest moves").await;
+        self.range.accepted("the honest moves").await;
         println!("{} shots", self.range.shots());
         self.range.close();
     }

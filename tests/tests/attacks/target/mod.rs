@@ -127,7 +127,7 @@ impl Bench {
         self.bystander.takes_over(&self.authority, &self.cloud, self.source.service.id()).await;
         assert_eq!(gateway.count("kv").await, counted + 2);
         self.bystander.moves(&self.authority).await;
-        self.range.moved("the honest moves").await;
+        self.range.accepted("the honest moves").await;
         println!("{} shots", self.range.shots());
         self.range.close();
     }
