@@ -7,7 +7,7 @@ use wayfare_protocol::reject::{Reject, RejectCounters};
 use wayfare_registry::Handle;
 
 /// How long a rejection may take to be counted.
-const SOON: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(5);
 
 /// Who counts.
 #[derive(Clone, Debug)]

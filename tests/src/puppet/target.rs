@@ -26,8 +26,8 @@ use crate::{
 pub struct PuppetTarget {
     /// Its place on the mesh.
     pub peer: Peer,
-    /// Its advert.
-    pub advert: Signed<Advert>,
+    realm: Realm,
+    signed: Signed<Certificate>,
     certificate: Certificate,
     bundle: TrustBundle,
     migrate: Doorstep,
@@ -49,11 +49,15 @@ impl PuppetTarget {
     pub async fn start(authority: &Authority, seed: u8, name: &str) -> Self {
         let peer = Peer::start(seed).await;
         let signed = authority.enrol(&peer, name, Role::Cloud).await;
-        let realm: &Realm = authority.realm();
-        let advert = realm.advert(peer.host, &signed, &peer.net.listen_addresses());
-        let advert = realm.signer(&peer.secret, Receiver::Anyone).sign(&advert);
+        let realm = authority.realm().clone();
         let (migrate, state) = (peer.accept(Protocol::Migrate), peer.accept(Protocol::State));
-        Self { advert, certificate: claim(&signed), bundle: realm.bundle(), migrate, state, peer }
+        Self { certificate: claim(&signed), bundle: realm.bundle(), realm, signed, migrate, state, peer }
+    }
+
+    /// An advert as of now.
+    pub fn advert(&self) -> Signed<Advert> {
+        let advert = self.realm.advert(self.peer.host, &self.signed, &self.peer.net.listen_addresses());
+        self.realm.signer(&self.peer.secret, Receiver::Anyone).sign(&advert)
     }
 
     /// The stream that `from` opens.

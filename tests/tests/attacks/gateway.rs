@@ -17,7 +17,7 @@ use wayfare_tests::{
         Expect::{self, Free, Ignored},
         Table, service,
     },
-    hand::{Service, claim, now},
+    hand::{Service, claim},
     ledger::Watched,
     peer::{Doorstep, Line, Peer},
     puppet::registry::PuppetRegistry,
@@ -138,7 +138,6 @@ struct Bench {
     authority: Authority,
     range: Range,
     gateway: RealGateway,
-    addresses: Vec<String>,
     /// Kept for as long as the host is there.
     _peer: Peer,
     doorstep: Doorstep,
@@ -148,7 +147,7 @@ struct Bench {
 
 impl Bench {
     async fn start(seed: u8) -> Self {
-        let authority = Authority::Puppet(PuppetRegistry::start(seed).await);
+        let mut authority = Authority::Puppet(PuppetRegistry::start(seed).await);
         let peer = Peer::start(seed + 1).await;
         authority.enrol(&peer, "fjord", Role::Cloud).await;
         let doorstep = peer.accept(Protocol::Request);
@@ -159,10 +158,31 @@ impl Bench {
         let mut line = peer.line(&authority.whereabouts(), Protocol::Registry).await;
         line.say(&RegistryFrame::Register(RegisterFrame { register, manifest, addresses: addresses.clone() })).await;
         let RegistryFrame::Granted(granted) = line.hear().await else { panic!("not registered") };
+        authority.puppet().hold(&["Found"]).await;
         let gateway = RealGateway::start(&authority, &["kv", "local"]).await;
         let range = Range::open(Watched::Gateway(gateway.handle.clone())).await;
-        let placement = granted.placement;
-        Self { authority, range, gateway, addresses, _peer: peer, doorstep, service, placement }
+        // A lease that does not end meanwhile, on any machine.
+        let placement = Placement { lease: Micros::from_secs(600), ..claim(&granted.placement) };
+        let placement = authority.realm().says(Receiver::Anyone).sign(&placement);
+        let mut bench = Self { authority, range, gateway, _peer: peer, doorstep, service, placement };
+        bench.tell_where(addresses).await;
+        bench
+    }
+
+    /// FOUND, honestly.
+    async fn tell_where(&mut self, addresses: Vec<String>) {
+        let (gateway, lookup) = (self.gateway.at.host, Lookup::Name("kv".to_owned()));
+        let registry = self.authority.puppet();
+        loop {
+            match registry.held(gateway).await {
+                RegistryFrame::Found(found) if found.lookup == lookup => break,
+                other => registry.send(gateway, other.to_bytes()).await,
+            }
+        }
+        let service = Some((self.placement.clone(), self.service.signed_manifest.clone()));
+        let found = RegistryFrame::Found(Found { lookup, service, addresses });
+        registry.send(gateway, found.to_bytes()).await;
+        registry.hold(&[]).await;
     }
 
     /// The gateway's next stream, greeted; its OPEN.
@@ -209,14 +229,6 @@ async fn a_gateway() {
     hosts(&mut bench, &open).await;
     registrys(&mut bench).await;
 
-    // Its host has renewed the lease.
-    let tells = bench.authority.realm().says(Receiver::Anyone);
-    let renewed = tells.sign(&Placement { issued: now().wall, ..claim(&bench.placement) });
-    let service = Some((renewed, bench.service.signed_manifest.clone()));
-    let (lookup, addresses) = (Lookup::Name("kv".to_owned()), bench.addresses.clone());
-    let found = RegistryFrame::Found(Found { lookup, service, addresses }).to_bytes();
-    let gateway = bench.gateway.at.host;
-    bench.authority.puppet().send(gateway, found).await;
     let (mut line, Open { service, client }) = bench.line().await;
     line.say(&ClientFrame::Opened(Opened { service, client })).await;
     let call: Call = line

@@ -111,7 +111,7 @@ impl Bench {
 
     /// A begins to move its service to B.
     pub(crate) async fn begin(&mut self) {
-        self.home.hear(Gossip::Advert(self.target.advert.clone()).to_bytes()).await;
+        self.home.hear(Gossip::Advert(self.target.advert()).to_bytes()).await;
         self.home.begin_move(self.service, self.target.peer.host).await;
     }
 

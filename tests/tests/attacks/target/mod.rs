@@ -8,11 +8,12 @@ use wayfare_protocol::{
     migration::messages::*,
     migration::source::Agreement,
     suite::fresh_secret,
+    time::Micros,
     trust::{Receiver, Role, Signed},
     wire::Frame,
 };
 use wayfare_tests::{
-    hand::{claim, entropy},
+    hand::{claim, entropy, now},
     ledger::Watched,
     peer::{Line, Peer, within},
     puppet::{
@@ -81,6 +82,9 @@ impl Bench {
 
     /// 2 and 3: an attempt that B does not know of yet.
     pub(crate) async fn attempt(&mut self) -> Attempt {
+        if claim(&self.advert).expiry < now().wall + Micros::from_secs(30) {
+            self.advert = advert_of(&self.cloud).await;
+        }
         self.source.attempt(&self.authority, &self.advert).await
     }
 
