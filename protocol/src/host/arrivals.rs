@@ -137,7 +137,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// A frame of the Registry.
     ///
     /// # Errors
-    /// A named rejection, counted: the driver closes the stream and opens a new one.
+    /// A named rejection, counted. The stream stays: leases depend on it, and the Registry is trusted for its own services.
     pub fn handle_registry_frame(
         &mut self,
         now: Now,
