@@ -18,7 +18,7 @@ use crate::{
         source::{Source, SourceParty, Verdict},
         trace::{Ending, Side, Trace},
     },
-    placement::{Candidate, Explanation, Memory, Verdict as Choice},
+    placement::{Candidate, Explanation, Memory},
     reject::{Guards, Reject},
     suite::Suite,
     time::{Instant, Now, Timestamp},
@@ -95,7 +95,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let Some(hosted) = self.services.get_mut(&stay) else { return };
         hosted.decide_at = now.mono + self.config.placement.slot;
         let explanation = hosted.placer.decide(now, me, &candidates);
-        if let Choice::Move(to) = explanation.verdict {
+        if let Some(to) = explanation.chosen() {
             // A refusal here only means that the next decision comes a slot later.
             let _ = self.begin_move(now, stay.0, to, &reason(&explanation, to), rng);
         }
