@@ -116,11 +116,61 @@ impl fmt::Display for Reject {
 
 impl std::error::Error for Reject {}
 
+macro_rules! rules {
+    ($($variant:ident => $name:literal, $text:literal;)*) => {
+        /// What a machine must keep to whoever says what: a guard against crashes, delays and loss, not against a message.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Rule {
+            $(#[doc = $text] $variant,)*
+        }
+
+        impl Rule {
+            /// Every rule, in the order of this page.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Lower case, stable.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+
+            /// The rule in words.
+            pub const fn text(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+        }
+    };
+}
+
+rules! {
+    SyncGate => "sync_gate", "what makes a promise leaves only when its journal entry is on disk";
+    HeldUntilDecided => "held_until_decided", "a held state ends by the Registry's decision only";
+    ThawWhenAborted => "thaw_when_aborted", "a source that has consented serves again only when the Registry aborted the migration";
+    DeleteByMigration => "delete_by_migration", "deletion touches one service, epoch and migration only";
+    SealSuperseded => "seal_superseded", "a host that is superseded without its consent keeps the state, sealed";
+    LeaseChecked => "lease_checked", "nothing is executed or answered without an unexpired lease";
+    SuspendRestored => "suspend_restored", "a Registry restored from a backup decides nothing before the hosts have told what they know";
+    FreeResources => "free_resources", "what an ended migration reserved is free again";
+    Deduplicate => "deduplicate", "a request that was executed is not executed again";
+    RefuseAcked => "refuse_acked", "a request below the client's mark is refused";
+    LogBeforeReply => "log_before_reply", "a response leaves only when its request is in the log on disk";
+    SingleUseMig => "single_use_mig", "a migration is decided once";
+    RecordOnce => "record_once", "a state record is applied once, in its place";
+}
+
 /// Which guards are in force. Production code knows only [`Strict`]; the simulator and the tests switch single guards
 /// off to prove that each is needed. A type parameter, because a cargo feature would leak into production builds.
 pub trait Guards: Clone + Eq + std::hash::Hash + fmt::Debug + Default + Send + Sync + 'static {
     /// Whether the guard that rejects with `reject` is in force.
     fn enforces(reject: Reject) -> bool;
+
+    /// Whether the machines keep to `rule`.
+    fn keeps(_rule: Rule) -> bool {
+        true
+    }
 }
 
 /// Every guard in force.
