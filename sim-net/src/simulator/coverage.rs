@@ -105,7 +105,11 @@ fn why_empty(state: State, event: &str, fault: Fault) -> &'static str {
 impl std::fmt::Display for Coverage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let head = ["role", "state", "event", "none", "crash", "loss", "dup", "partition"];
-        writeln!(f, "{:<9}{:<14}{:<17}{:>10}{:>10}{:>10}{:>10}{:>10}", head[0], head[1], head[2], head[3], head[4], head[5], head[6], head[7])?;
+        writeln!(
+            f,
+            "{:<9}{:<14}{:<17}{:>10}{:>10}{:>10}{:>10}{:>10}",
+            head[0], head[1], head[2], head[3], head[4], head[5], head[6], head[7]
+        )?;
         let mut notes: BTreeMap<String, u32> = BTreeMap::new();
         for row in self.rows() {
             let counts = [row.none, row.crash, row.loss, row.dup, row.partition];

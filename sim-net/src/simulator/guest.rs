@@ -128,7 +128,8 @@ impl Guest {
     /// Hash of the whole state under `salt`.
     pub(super) fn digest(&self, salt: &Digest) -> Digest {
         let last = self.list.last().map_or(Digest([0; 32]), |done| done.chain);
-        let table: Vec<u8> = self.table.iter().flat_map(|(key, value)| [u64::from(*key), *value]).flat_map(u64::to_le_bytes).collect();
+        let table: Vec<u8> =
+            self.table.iter().flat_map(|(key, value)| [u64::from(*key), *value]).flat_map(u64::to_le_bytes).collect();
         let sizes = [self.started, self.list.len() as u64].map(u64::to_le_bytes).concat();
         digest("simulated state", &[&salt.0, &sizes, &last.0, &table])
     }

@@ -108,7 +108,15 @@ impl<G: Guards> World<G> {
     }
 
     /// Queues a frame for `peer`, on the newest stream to it; without one, opens one if `dial`.
-    pub(super) fn send(&mut self, node: usize, kind: Kind, peer: usize, dial: bool, name: &'static str, bytes: Vec<u8>) {
+    pub(super) fn send(
+        &mut self,
+        node: usize,
+        kind: Kind,
+        peer: usize,
+        dial: bool,
+        name: &'static str,
+        bytes: Vec<u8>,
+    ) {
         let conn = match self.newest(node, kind, peer) {
             Some(conn) => conn,
             None if dial => self.dial(node, kind, peer),
@@ -141,7 +149,7 @@ impl<G: Guards> World<G> {
         };
         if self.rng.chance(self.links.lost_ppm) {
             self.cover_frame(to, frame.name, Fault::Loss);
-            self.tell(from, || format!("{} to {} is lost", frame.name, self.nodes[to].name));
+            self.tell(from, |world| format!("{} to {} is lost", frame.name, world.nodes[to].name));
             return;
         }
         if self.rng.chance(self.links.doubled_ppm) {
@@ -183,7 +191,7 @@ impl<G: Guards> World<G> {
             let Some(conn) = self.any_open(from, kind, to) else { continue };
             let end = usize::from(self.conns[conn].ends[1] == to);
             let arrives = self.time + self.rng.wait(50_000);
-            self.tell(to, || format!("fault: {} of the past comes again", frame.name));
+            self.tell(to, |_| format!("fault: {} of the past comes again", frame.name));
             self.queue.push(arrives, Event::Frame { conn, end, frame });
             return;
         }
