@@ -238,7 +238,10 @@ impl<G: Guards> World<G> {
 
     /// The dial has reached the other side.
     pub(super) fn handle_accept(&mut self, conn: usize, back: u64) {
-        let Conn { kind, ends: [from, to], .. } = self.conns[conn];
+        let Conn { kind, ends: [from, to], open: [wanted, _], .. } = self.conns[conn];
+        if !wanted {
+            return;
+        }
         if !self.nodes[to].is_up() {
             self.queue.push(self.time + back, Event::Closed { conn, end: 0, reason: "nobody listens there" });
             return;

@@ -31,8 +31,8 @@ pub struct Outcome {
 const HEAL_US: u64 = 240_000_000;
 /// How long the last questions may take.
 const ANSWER_US: u64 = 60_000_000;
-/// A cloud says within this what it has free.
-const ADVERTISE_US: u64 = 12_000_000;
+/// How long what is left over may last.
+const TIDY_US: u64 = 60_000_000;
 const SECOND: u64 = 1_000_000;
 
 /// Runs one seed.
@@ -122,7 +122,6 @@ impl<G: Guards> World<G> {
             self.violate("everything comes right once nothing goes wrong", || what);
             return;
         }
-        self.run_until(ADVERTISE_US, |_| false);
         self.check.last_questions = true;
         let gateways: Vec<usize> = (0..self.clients.len())
             .filter(|client| *client == 0 || self.clients[*client].gateway != self.clients[*client - 1].gateway)
@@ -136,12 +135,17 @@ impl<G: Guards> World<G> {
                 self.settle(gateway);
             }
         }
-        if self.fine() && !self.run_until(ANSWER_US, |world| world.check.waiting() == 0) {
-            let waiting = self.check.waiting();
+        if self.fine() && !self.run_until(ANSWER_US, |world| world.check.waiting_for_served() == 0) {
+            let waiting = self.check.waiting_for_served();
             self.violate("every client is answered", || format!("{waiting} last questions are not"));
         }
         if self.fine() {
             self.check.last_unanswered_is_wrong();
+        }
+        // Services that move by themselves go on doing so: some time there is a moment without a move.
+        if self.fine() && !self.run_until(TIDY_US, |world| world.unsettled().is_none() && world.leftovers().is_none()) {
+            let what = self.leftovers().unwrap_or_default();
+            self.violate("nothing is kept for a dead migration", || what);
         }
         if self.fine() {
             self.check_end();

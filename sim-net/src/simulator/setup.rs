@@ -7,7 +7,7 @@ use wayfare_protocol::{
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::messages::{Enrol, Lookup, RegistryFrame},
     placement::PlacementConfig,
-    registry::{self, Registry, RegistryConfig},
+    registry::{self, MigrationState, Registry, RegistryConfig},
     reject::{Guards, Strict},
     suite::{Dalek, Secret, Suite, fresh_secret},
     time::Micros,
@@ -249,11 +249,19 @@ impl<G: Guards> World<G> {
         }
     }
 
-    fn boot_registry(&self, node: usize) -> Option<Machine<G>> {
+    fn boot_registry(&mut self, node: usize) -> Option<Machine<G>> {
         let config = RegistryConfig::new::<Dalek>(self.nodes[node].secret.clone(), vec!["/registry".to_owned()]);
         let Disk::Registry(store) = &self.nodes[node].disk else { return None };
         let rows = store.durable().iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
         let registry = Registry::restore(config, self.now(node), rows).ok()?;
+        // It may have crashed between deciding and saying so.
+        for record in registry.migrations() {
+            match record.state {
+                MigrationState::Live => {}
+                MigrationState::Won { .. } => self.check.decided(record.ids.mig, true),
+                MigrationState::Aborted { .. } => self.check.decided(record.ids.mig, false),
+            }
+        }
         Some(Machine::Registry(Box::new(registry)))
     }
 
