@@ -149,7 +149,7 @@ impl Plan {
             every,
             loose_clocks: !rng.one_in(4),
             step_timeout: Micros::from_secs(rng.range(2, 10)),
-            request_timeout: Micros::from_secs(rng.range(10, 60)),
+            request_timeout: Micros::from_secs(rng.range(30, 60)),
             image_log_bytes: rng.magnitude(1_000, 60_000),
             compact_journal_bytes: rng.magnitude(4_000, 200_000),
             memory_ppm: if rng.one_in(3) { 500_000 } else { 0 },
@@ -294,6 +294,7 @@ impl<G: Guards> World<G> {
         self.nodes[node].machine = Machine::Down;
         self.nodes[node].life += 1;
         self.nodes[node].busy_until = 0;
+        self.catch_up(node);
         self.nodes[node].phases = ["idle", "none"];
         self.hung_up(node);
         let at = self.time + self.rng.wait(down);

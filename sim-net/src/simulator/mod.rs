@@ -1,11 +1,13 @@
 //! The virtual-time simulator.
 
+mod breaks;
 mod check;
 mod client;
 mod clock;
 mod coverage;
 mod disk;
 mod faults;
+mod fuzz;
 mod gateway;
 mod guest;
 mod host;
@@ -19,4 +21,7 @@ mod story;
 mod transfer;
 mod world;
 
-pub use run::{Outcome, run};
+pub use breaks::{BREAKS, Break};
+pub use coverage::{Coverage, CoverageRow};
+pub use fuzz::{Found, FuzzOptions, FuzzReport, Migrations, fuzz, replay};
+pub use run::Outcome;

@@ -1,6 +1,6 @@
 //! One seed from its beginning to its end.
 
-use wayfare_protocol::{reject::Guards, reject::Strict, trust::Role};
+use wayfare_protocol::reject::Guards;
 
 use super::{
     check::Violation,
@@ -57,26 +57,50 @@ pub(super) fn run_seed<G: Guards>(seed: u64, events_max: u64, story: Story) -> O
     }
 }
 
-/// Runs one seed with every guard in force.
-pub fn run(seed: u64, trace: bool) -> Outcome {
-    let story = if trace { Story::told(true) } else { Story::Untold };
-    run_seed::<Strict>(seed, u64::MAX, story)
-}
-
 impl Outcome {
-    /// In a line.
-    pub fn summary(&self) -> String {
-        let Self { seed, events, completed, aborted, crashes, partitions, requests, time, .. } = self;
-        let violation = self.violation.as_ref().map_or_else(String::new, |v| format!("{}: {}", v.invariant, v.detail));
-        format!(
-            "{seed}: {events} events, {completed}+{aborted} moves, {crashes} crashes, {partitions} partitions, {requests} requests, {} s  {violation}",
-            time / 1_000_000
-        )
+    /// A run that ended in a panic.
+    pub(super) fn panicked(seed: u64, violation: Violation) -> Self {
+        Self {
+            seed,
+            events: 0,
+            completed: 0,
+            aborted: 0,
+            crashes: 0,
+            partitions: 0,
+            requests: 0,
+            hash: [0; 32],
+            coverage: Coverage::default(),
+            violation: Some(violation),
+            last: Vec::new(),
+            time: 0,
+        }
     }
 
-    /// Whether something was violated.
-    pub const fn failed(&self) -> bool {
-        self.violation.is_some()
+    /// The promise that was broken, and how.
+    pub fn violated(&self) -> Option<(&'static str, &str)> {
+        self.violation.as_ref().map(|violation| (violation.invariant, violation.detail.as_str()))
+    }
+
+    /// The hash of everything that happened: equal for equal runs.
+    pub fn trace_hash(&self) -> String {
+        self.hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Completed migrations and events.
+    pub const fn counts(&self) -> (u64, u64) {
+        (self.completed, self.events)
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { seed, events, completed, aborted, crashes, partitions, requests, time, .. } = self;
+        let seconds = time / SECOND;
+        write!(
+            f,
+            "seed {seed}: {events} events in {seconds} virtual seconds, {completed} migrations completed, {aborted} aborted, "
+        )?;
+        write!(f, "{crashes} crashes, {partitions} partitions, {requests} requests; trace {}", &self.trace_hash()[..16])
     }
 }
 
@@ -180,14 +204,6 @@ impl<G: Guards> World<G> {
         if waiting > 0 {
             return Some(format!("{waiting} questions are not answered"));
         }
-        let _ = Role::Cloud;
         None
-    }
-}
-
-impl Outcome {
-    /// Completed moves and events.
-    pub const fn counts(&self) -> (u64, u64) {
-        (self.completed, self.events)
     }
 }

@@ -101,6 +101,8 @@ pub(super) struct Node<G: Guards> {
     pub(super) life: u32,
     /// Nothing is processed before then.
     pub(super) busy_until: u64,
+    /// What has come meanwhile.
+    deferred: Vec<Event>,
     /// When its timer fires next.
     timer: u64,
     pub(super) pools: BTreeMap<(Kind, usize), Vec<usize>>,
@@ -123,6 +125,7 @@ impl<G: Guards> Node<G> {
             clock: Clock::exact(),
             life: 0,
             busy_until: 0,
+            deferred: Vec::new(),
             timer: u64::MAX,
             pools: BTreeMap::new(),
             machine: Machine::Down,
@@ -248,7 +251,9 @@ impl<G: Guards> World<G> {
             && self.nodes[node].is_up()
             && self.nodes[node].busy_until > self.time
         {
-            self.queue.push(self.nodes[node].busy_until, event);
+            if !matches!(event, Event::Wake { .. }) {
+                self.nodes[node].deferred.push(event);
+            }
             return true;
         }
         self.tally.events += 1;
@@ -339,7 +344,7 @@ impl<G: Guards> World<G> {
             Event::Move { service } => self.handle_move(service),
             Event::Strike(strike) => self.handle_strike(strike),
             Event::Restart { node } => self.restart(node),
-            Event::Wake { node } => self.tell(node, |_| "goes on".to_owned()),
+            Event::Wake { node } => self.catch_up(node),
             Event::Gossip { .. }
             | Event::Timer { .. }
             | Event::Synced { .. }
@@ -495,6 +500,13 @@ impl<G: Guards> World<G> {
             let life = self.nodes[node].life;
             self.queue.push(at, Event::Timer { node, life });
         }
+    }
+
+    /// What came while the node hung comes now.
+    pub(super) fn catch_up(&mut self, node: usize) {
+        let deferred = std::mem::take(&mut self.nodes[node].deferred);
+        self.tell(node, |_| format!("goes on; {} events have waited", deferred.len()));
+        deferred.into_iter().for_each(|event| self.queue.push(self.time, event));
     }
 
     /// A new process on this node has no timer yet.
