@@ -15,10 +15,13 @@ use wayfare_protocol::{
     wire::Frame,
 };
 
-use super::{Arrived, Happened, worker::describe};
-use crate::runtime::{
-    Driver, Incoming, Launch, Limits, LogTail, Prepared, Salt,
-    state::{KIND_GLOBALS, KIND_PAGE},
+use super::{Arrived, Happened};
+use crate::{
+    runtime::{
+        Driver, Incoming, Launch, Limits, LogTail, Prepared, Salt,
+        state::{KIND_GLOBALS, KIND_PAGE},
+    },
+    words::describe,
 };
 
 /// Sealed records on their way to the stream. More: capturing waits.

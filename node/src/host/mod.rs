@@ -26,9 +26,11 @@ use crate::{
     clock::Entropy,
     journal::{Journal, JournalError, JournalWriter, Opened},
     runtime::{Driver, Instance, LogTail, Prepared},
+    words::describe,
 };
 
 mod bulk;
+mod images;
 pub mod modules;
 mod owner;
 mod recovery;
@@ -200,10 +202,7 @@ impl HostHandle {
         let driver = Arc::clone(&self.driver);
         // Compiling takes its time: not on the owner's task.
         let checked = tokio::task::spawn_blocking(move || {
-            driver
-                .prepare(&module, memory_bytes)
-                .map(|prepared| (module, prepared))
-                .map_err(|error| worker::describe(&error))
+            driver.prepare(&module, memory_bytes).map(|prepared| (module, prepared)).map_err(|error| describe(&error))
         });
         let (module, prepared) = checked.await.map_err(|_| DeployError::Stopping)?.map_err(DeployError::Module)?;
         let (reply, answer) = oneshot::channel();
@@ -240,7 +239,7 @@ pub fn start(parts: HostParts, tracker: &TaskTracker, shutdown: CancellationToke
         if !parts.forget_lost {
             return Err(lost.into());
         }
-        journal.rewrite([]).map_err(journal_error)?;
+        journal.compact(&|_, _| false, journal.last_seq() + 1, &[]).map_err(journal_error)?;
     }
     let modules = modules::Modules::open(&dir.join("modules"))
         .map_err(|source| HostError::Modules { dir: dir.clone(), source })?;

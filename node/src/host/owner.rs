@@ -352,7 +352,7 @@ impl Owner {
         module: Vec<u8>,
         prepared: Prepared,
     ) -> Result<wayfare_protocol::ids::ServiceId, DeployError> {
-        let digest = self.modules.insert(module)?;
+        let digest = self.modules.insert(module);
         self.prepared.insert(digest, prepared);
         self.host.handle_module(digest);
         Ok(self.host.deploy(now(), manifest, &mut self.rng)?)
@@ -442,10 +442,8 @@ impl Owner {
         landing.worker = Some(worker);
         self.prepared.insert(prepared.digest(), prepared);
         if let Some(module) = module {
-            match self.modules.insert(module) {
-                Ok(digest) => self.host.handle_module(digest),
-                Err(error) => warn!(%error, "a received module cannot be kept"),
-            }
+            let digest = self.modules.insert(module);
+            self.host.handle_module(digest);
         }
         self.host.handle_received(now(), mig, state, bytes, sessions);
         Ok(())

@@ -12,7 +12,10 @@ use wayfare_protocol::{
 };
 
 use super::Happened;
-use crate::runtime::{Driver, Instance, Launch, Prepared, Quiesced, Salt, SinkClosed, state::KIND_PAGE};
+use crate::{
+    runtime::{Driver, Instance, Launch, Prepared, Quiesced, Salt, SinkClosed, state::KIND_PAGE},
+    words::describe,
+};
 
 /// Commands that wait for one instance. The machine sends one at a time, so this is never reached.
 const COMMANDS_MAX: usize = 16;
@@ -68,18 +71,6 @@ impl Worker {
     pub(super) fn send(&self, task: Task) -> bool {
         self.tasks.try_send(task).is_ok()
     }
-}
-
-/// An error with its causes, on one line.
-pub(super) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn serve(
