@@ -9,7 +9,7 @@ use wayfare_protocol::{
     ids::{HostId, MigrationId},
     limits::{MODULE_BYTES_MAX, STATE_FRAME_BYTES_MAX},
     migration::messages::MigrationRef,
-    reject::Reject,
+    reject::{Reject, Strict},
     suite::Dalek,
     transfer::{Opener, RecordKind, SealedRecord, StateFrame, state_digest},
     wire::Frame,
@@ -162,7 +162,7 @@ fn apply(
     let (mut bytes, mut sessions) = (0_u64, Vec::new());
     while let Some(record) = records.blocking_recv() {
         let kind = record.kind;
-        let plaintext = opener.open::<Dalek>(&record)?;
+        let plaintext = opener.open::<Dalek, Strict>(&record)?;
         bytes += plaintext.len() as u64;
         if bytes > bytes_max {
             return Err(Reject::RecordInvalid);
