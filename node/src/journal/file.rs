@@ -279,7 +279,7 @@ fn open_locked(path: &Path) -> Result<File, JournalError> {
         };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(JournalError::Locked { path: path.to_owned() }),
+            Err(Errno::WOULDBLOCK) => return Err(JournalError::Locked { path: path.to_owned() }),
             Err(error) => return Err(failed(error.into())),
         }
         // Who held the lock may have replaced the file just now: then this one has no name any more.
