@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use wayfare_protocol::placement::Policy;
 
 use crate::{
-    bench::{Report, handshake, idle},
+    bench::{Report, durability, handshake, idle},
     demo::{self, DemoOptions},
     layout::Journey,
     matrix::LatencyMatrix,
@@ -130,6 +130,16 @@ enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
+    /// The request log on disk, beside the same service without one
+    #[command(after_help = "Example: wayfare-sim bench durability --seconds 5 --json")]
+    Durability {
+        /// How long each load lasts
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// The dwell that a demo may have, seconds.
@@ -193,6 +203,15 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Bench(BenchCommand::Handshake { rounds, json }) => {
             match runtime.block_on(handshake::run(rounds, !json)) {
+                Ok(report) => print_report(&report, json),
+                Err(error) => fail(&error, 1),
+            }
+        }
+        Command::Bench(BenchCommand::Durability { seconds, json }) => {
+            if !(0.1..=600.0).contains(&seconds) {
+                return fail(&anyhow::anyhow!("--seconds {seconds}: give 0.1 to 600"), 2);
+            }
+            match runtime.block_on(durability::run(Duration::from_secs_f64(seconds), !json)) {
                 Ok(report) => print_report(&report, json),
                 Err(error) => fail(&error, 1),
             }
