@@ -416,6 +416,7 @@ fn a_disk_that_fills_up_is_told_of_while_what_must_be_is_still_written() {
         assert!(writer.synced().borrow().full);
         writer.check_space();
         writer.synced().wait_for(|synced| !synced.full).await.expect("a writer");
+        writer.close().await.expect("running");
     });
     assert_eq!(open(&place.path()).entries.len(), 15);
 }
@@ -436,7 +437,7 @@ fn what_cannot_be_compacted_stays_and_counts() {
         assert_eq!((synced.seq, synced.compactions_failed, synced.failed.is_none()), (2, 1, true));
         fs::rename(&hidden, place.0.path()).expect("renamed");
         writer.append(3, b"three".to_vec()).await.expect("taken");
-        reached(&writer, 3).await;
+        writer.close().await.expect("running");
     });
     assert_eq!(open(&place.path()).entries, [entry(1, "one"), entry(3, "three")]);
 }
