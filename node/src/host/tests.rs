@@ -537,3 +537,162 @@ async fn an_entry_of_another_version_stops_the_host_and_is_left_alone() {
     assert!(error.contains(&format!("entry {seq}")) && error.contains("run the version that wrote it"), "{error}");
     assert_eq!(Journal::open(&path).unwrap().entries.len(), opened.entries.len() + 1);
 }
+
+/// How often the host refused for this reason.
+async fn rejected(node: &Node, reject: Reject) -> u64 {
+    let of = move |host: &mut Host, _, _: &mut _| {
+        host.rejects().iter().find(|(known, _)| *known == reject).map_or(0, |(_, count)| count)
+    };
+    node.handle().with(of).await.unwrap()
+}
+
+async fn move_to(from: &Node, to: &Node, service: ServiceId) {
+    let target = to.host();
+    until("an advert", async || {
+        to.handle().with(|host, _, _| host.set_cordoned(false)).await.unwrap();
+        let begun = from.handle().with(move |host, now, rng| host.begin_move(now, service, target, "asked", rng)).await;
+        begun.unwrap().ok()
+    })
+    .await;
+}
+
+/// The last attempt has ended: why it failed, if it did.
+async fn ending(node: &Node) -> Option<String> {
+    use wayfare_protocol::migration::trace::Ending;
+    until("an attempt to end", async || {
+        let last = |host: &mut Host, _, _: &mut _| host.history().last().map(|trace| trace.ending.clone());
+        match node.handle().with(last).await.unwrap()? {
+            Ending::Running => None,
+            Ending::Moved => Some(None),
+            Ending::Failed(reason) => Some(Some(reason)),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_takes_nothing_new_and_lets_services_leave() {
+    let world = World::new().await;
+    let (full, other) = (world.node("full").await, world.node("other").await);
+    let gateway = world.gateway("kv").await;
+    let service = full.deploy(&world, Durability::Log).await;
+    assert_eq!(gateway.count().await, 1);
+    let journal = full.dir.join("journal");
+    crate::journal::tests::fill_disk(&journal, true);
+    // Noticed when the reserve is to be renewed: a few MiB later.
+    let value = vec![b'v'; (1 << 20) - 1];
+    let writes = async {
+        for _ in 0..20 {
+            gateway.ask("PUT /k/big", &value).await;
+        }
+    };
+    let watch = async {
+        until("a refusal", async || (rejected(&full, Reject::Full).await > 0).then_some(())).await;
+        let refused = full.handle().deploy(world.manifest("another", Durability::Memory), KV.to_vec()).await;
+        assert!(matches!(refused, Err(DeployError::Refused(Reject::NoResources))), "{refused:?}");
+        // Renewals, too, go on.
+        assert_eq!(full.view().await.unwrap().state, "serving");
+        crate::journal::tests::fill_disk(&journal, false);
+    };
+    // Once there is space again, the gateway's requests that were refused are executed.
+    within("writes", async { tokio::join!(writes, watch) }).await;
+    crate::journal::tests::fill_disk(&journal, true);
+    assert_eq!(gateway.count().await, 2);
+    // What is there can leave; nothing can come.
+    move_to(&full, &other, service).await;
+    other.until_state("serving").await;
+    assert_eq!(gateway.count().await, 3);
+    crate::journal::tests::fill_disk(&journal, false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_cannot_write_the_state_refuses_it_and_the_source_serves_on() {
+    let world = World::new().await;
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    let gateway = world.gateway("kv").await;
+    let service = a.deploy(&world, Durability::Log).await;
+    assert_eq!(gateway.count().await, 1);
+    fs::remove_dir(b.dir.join("images")).unwrap();
+    move_to(&a, &b, service).await;
+    let reason = ending(&a).await.expect("it failed");
+    assert!(reason.contains(Reject::NoResources.name()), "{reason}");
+    assert_eq!(rejected(&b, Reject::NoResources).await, 1);
+    a.until_state("serving").await;
+    assert_eq!(gateway.count().await, 2);
+    fs::create_dir(b.dir.join("images")).unwrap();
+    move_to(&a, &b, service).await;
+    b.until_state("serving").await;
+    assert_eq!(gateway.count().await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_cannot_be_written_leaves_the_log_as_it_is() {
+    let world = World::new().await;
+    let (mut node, gateway) = (world.node("fjord").await, world.gateway("kv").await);
+    node.crash();
+    (node.config.image_log_bytes, node.config.compact_journal_bytes) = (4 << 10, 8 << 10);
+    node.start().await;
+    fs::remove_dir(node.dir.join("images")).unwrap();
+    let mut events = node.handle().events().await.unwrap();
+    node.deploy(&world, Durability::Log).await;
+    for expected in 1..=50 {
+        assert_eq!(gateway.count().await, expected);
+    }
+    let not_saved = async { while !matches!(events.recv().await.unwrap(), Event::NotSaved(..)) {} };
+    within("an image to fail", not_saved).await;
+    node.crash();
+    node.start().await;
+    node.until_state("serving").await;
+    assert_eq!(gateway.count().await, 51);
+}
+
+#[test]
+fn a_log_that_leads_elsewhere_is_told_of_by_its_request() {
+    use wayfare_protocol::{
+        host::{Base, Logged, RestoreJob},
+        ids::{Epoch, HostId, OwnerKey},
+    };
+    let code = restore::Code {
+        driver: driver(),
+        digest: modules::module_digest(KV),
+        prepared: None,
+        module: Some(KV.into()),
+        modules: PathBuf::from("modules"),
+        launch: bulk::launch(64 * MIB, LogTail::default()),
+    };
+    let prepared = code.prepare().unwrap();
+    let (mut instance, inputs) = code.driver.start(&prepared, code.launch.clone(), None).unwrap();
+    let request = b"POST /count HTTP/1.1\r\n\r\n".to_vec();
+    let outcome = instance.call(&request).unwrap();
+    let logged = |sequence, inputs: Vec<u8>| Logged {
+        client: ClientId([1; 32]),
+        gateway: HostId([2; 32]),
+        sequence,
+        hash: Digest([3; 32]),
+        acked_below: 0,
+        request: request.clone(),
+        inputs,
+    };
+    let mut job = RestoreJob {
+        service: service_id(RegistryId([1; 32]), OwnerKey([2; 32]), "kv"),
+        epoch: Epoch::FIRST,
+        code: code.digest,
+        memory_bytes: 64 * MIB,
+        base: Base::Fresh { inputs: inputs.to_bytes() },
+        log: vec![logged(1, outcome.inputs.to_bytes()), logged(2, outcome.inputs.to_bytes())],
+    };
+    let temp = tempfile::tempdir().unwrap();
+    let images = images::Images::open(temp.path()).unwrap();
+    let restored = |job: &_| restore::restore(&code, &prepared, &images, job, &|| false);
+    let (_, found) = restored(&job).unwrap();
+    assert_eq!((found.responses.len(), &found.responses[0], found.image_bytes), (2, &outcome.response, 0));
+    // What `_initialize` read is no record of a count.
+    job.log[1].inputs = inputs.to_bytes();
+    let error = restored(&job).map(|_| ()).unwrap_err();
+    assert!(error.starts_with("request 2 of 2 in the log, number 2 of client "), "{error}");
+    job.log[1].inputs = vec![9];
+    let error = restored(&job).map(|_| ()).unwrap_err();
+    assert!(error.contains("inputs of version 9"), "{error}");
+    let error = restore::restore(&code, &prepared, &images, &job, &|| true).map(|_| ()).unwrap_err();
+    assert!(error.contains("not wanted"), "{error}");
+}
