@@ -36,6 +36,8 @@ pub mod modules;
 mod owner;
 mod recovery;
 mod restore;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 /// Commands that wait for the owner. More: the caller waits.
