@@ -13,6 +13,7 @@ use crate::{
     layout::Journey,
     matrix::LatencyMatrix,
     scale::{self, ScaleOptions},
+    simulator::FuzzArgs,
 };
 
 /// Meshes of real Wayfare nodes on one machine, over the latencies of real networks.
@@ -52,6 +53,8 @@ Examples:
         #[arg(long)]
         json: bool,
     },
+    /// Look for seeds that break a promise: the production machines in virtual time, under faults of every kind
+    Fuzz(FuzzArgs),
     /// The other process of a bench
     #[command(name = idle::COMMAND, hide = true)]
     IdleNode {
@@ -185,6 +188,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return fail(&error.into(), 1),
     };
     match cli.command {
+        Command::Fuzz(args) => args.run(),
         Command::Demo(args) => runtime.block_on(run_demo(args)),
         Command::IdleNode { dir, peers } => match runtime.block_on(idle::serve(&dir, peers)) {
             Ok(()) => ExitCode::SUCCESS,

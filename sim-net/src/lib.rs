@@ -25,6 +25,7 @@ pub mod matrix;
 pub mod mesh;
 pub mod moves;
 pub mod rng;
+pub mod simulator;
 pub mod scale;
 
 /// The `wayfare-sim` binary: reads the arguments of the process and does what they say.

@@ -143,11 +143,12 @@ impl<G: Guards> World<G> {
     }
 
     pub(super) fn host_synced(&mut self, node: usize, seq: u64) {
+        let now = self.now(node);
         let Some(disk) = self.nodes[node].host_disk() else { return };
         let bytes = disk.journal.bytes();
         if let Machine::Host(host) = &mut self.nodes[node].machine {
             host.host.handle_synced(seq);
-            host.host.compact_if(bytes);
+            host.host.compact_if(now, bytes);
         }
     }
 

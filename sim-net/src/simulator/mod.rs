@@ -4,6 +4,7 @@ mod breaks;
 mod check;
 mod client;
 mod clock;
+mod command;
 mod coverage;
 mod disk;
 mod faults;
@@ -22,6 +23,7 @@ mod transfer;
 mod world;
 
 pub use breaks::{BREAKS, Break};
+pub use command::FuzzArgs;
 pub use coverage::{Coverage, CoverageRow};
 pub use fuzz::{Found, FuzzOptions, FuzzReport, Migrations, fuzz, replay};
 pub use run::Outcome;
