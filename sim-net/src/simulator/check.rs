@@ -86,6 +86,9 @@ pub(super) struct Checker {
     captured: BTreeMap<MigrationId, Guest>,
     /// What each cloud last said it has free.
     free: BTreeMap<usize, Resources>,
+    /// Hosts that have a disk which is older than what they did, and the stays that they may keep, sealed.
+    old_disks: BTreeSet<usize>,
+    sealed: BTreeSet<(usize, Stay)>,
     /// Questions that failed at the very end.
     late: Vec<Name>,
     pub(super) last_questions: bool,
@@ -112,6 +115,24 @@ impl Checker {
     pub(super) fn hung_up(&mut self, gateway: usize) {
         self.open.retain(|(at, _), _| *at != gateway);
         self.followed.retain(|(at, _), _| *at != gateway);
+    }
+
+    /// Everything that this host consented to.
+    pub(super) fn consents_of(&self, node: usize) -> Vec<(Stay, MigrationId)> {
+        self.consented.iter().filter(|(at, ..)| *at == node).map(|(_, stay, mig)| (*stay, *mig)).collect()
+    }
+
+    /// The host's disk is an older one: it knows nothing of what it consented to since.
+    pub(super) fn rolled_back(&mut self, node: usize, stays: &[Stay], consented: &[(Stay, MigrationId)]) {
+        self.consented.retain(|(at, ..)| *at != node);
+        self.consented.extend(consented.iter().map(|(stay, mig)| (node, *stay, *mig)));
+        self.old_disks.insert(node);
+        self.sealed.extend(stays.iter().map(|stay| (node, *stay)));
+    }
+
+    /// Whether any service is at this host, or on its way there, for all that is known.
+    pub(super) fn expects_something_of(&self, host: HostId) -> bool {
+        self.services.iter().any(|service| service.record.is_none_or(|record| record.host == host))
     }
 
     /// Questions without an answer.
@@ -436,9 +457,12 @@ impl<G: Guards> World<G> {
             let service = self.check.service(stay.0)?;
             left = left.minus(&service.required).unwrap_or_default();
             let at_home = service.record.is_some_and(|record| record.host == me && record.epoch == stay.1);
-            if !at_home && !service.excused {
+            if !at_home && !service.excused && !self.check.sealed.contains(&(node, *stay)) {
                 return Some(format!("{name} has an instance of {} of epoch {}", stay.0, stay.1));
             }
+        }
+        if self.check.old_disks.contains(&node) {
+            return None;
         }
         let super::world::Disk::Host(disk) = &self.nodes[node].disk else { return None };
         let records = self.check.services.iter().filter_map(|service| service.record);

@@ -87,6 +87,12 @@ impl<K> Journal<K> {
         lost
     }
 
+    /// A copy of what is on disk.
+    pub(super) fn copy(&self) -> Self {
+        let (pending, syncing) = (VecDeque::new(), None);
+        Self { durable: self.durable.clone(), pending, syncing, survives: self.survives }
+    }
+
     /// What a reader finds.
     pub(super) fn durable(&self) -> &[(u64, Vec<u8>)] {
         &self.durable
@@ -101,6 +107,15 @@ impl<K> Journal<K> {
 /// Files that appear under their name when they are synced.
 #[derive(Clone, Debug)]
 pub(super) struct Files<K, V>(BTreeMap<K, (V, bool)>);
+
+impl<K: Ord + Clone, V: Clone> Files<K, V> {
+    /// A copy of what is on disk.
+    pub(super) fn copy(&self) -> Self {
+        let mut copy = self.clone();
+        copy.crash();
+        copy
+    }
+}
 
 impl<K: Ord, V> Files<K, V> {
     pub(super) const fn new() -> Self {

@@ -18,6 +18,8 @@ use super::{
 pub(super) struct Plan {
     pub(super) homes: usize,
     pub(super) clouds: usize,
+    /// Which node lies.
+    pub(super) rogue: Option<usize>,
     pub(super) gateways: usize,
     pub(super) clients_per_gateway: usize,
     pub(super) services: usize,
@@ -69,6 +71,10 @@ pub(super) enum Strike {
     Clog,
     /// A frame of the past comes again.
     Replay,
+    /// A host's disk is copied.
+    BackUp,
+    /// A host gets back such a copy.
+    RollBack,
     /// A wall clock is set.
     Clock,
     /// A cloud takes nothing in for a while.
@@ -91,6 +97,8 @@ impl Strike {
             Self::Partition => "partition",
             Self::Clog => "clog",
             Self::Replay => "replay",
+            Self::BackUp => "back up",
+            Self::RollBack => "roll back",
             Self::Clock => "clock",
             Self::Cordon => "cordon",
             Self::Uncordon(_) => "uncordon",
@@ -122,10 +130,17 @@ impl Plan {
                 every.push((kind, rng.magnitude(often, seldom)));
             }
         }
+        if rng.one_in(3) {
+            every.push((Strike::BackUp, rng.magnitude(SECOND / 2, 5 * SECOND)));
+            every.push((Strike::RollBack, rng.magnitude(SECOND / 2, 5 * SECOND)));
+        }
         let sometimes = |rng: &mut Rng, low, high| if rng.one_in(2) { rng.magnitude(low, high) } else { 0 };
+        let (homes, clouds) = (rng.range(1, 2) as usize, rng.range(2, 4) as usize);
         Self {
-            homes: rng.range(1, 2) as usize,
-            clouds: rng.range(2, 4) as usize,
+            homes,
+            clouds,
+            // The registry is node 0, then come homes and clouds.
+            rogue: rng.one_in(4).then(|| 1 + homes + rng.index(clouds)),
             gateways: rng.range(1, 2) as usize,
             clients_per_gateway: rng.range(1, 3) as usize,
             services: rng.range(1, 3) as usize,
@@ -202,6 +217,8 @@ impl<G: Guards> World<G> {
                 self.links.clogged.insert((node, other), (until, extra));
             }
             Strike::Replay => self.replay(),
+            Strike::BackUp => self.back_up(node),
+            Strike::RollBack => self.roll_back(node, self.plan.down_us),
             Strike::Clock => {
                 let Self { nodes, rng, .. } = self;
                 if self.plan.loose_clocks {

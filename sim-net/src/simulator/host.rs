@@ -104,6 +104,9 @@ impl<G: Guards> Node<G> {
 
 impl<G: Guards> World<G> {
     pub(super) fn host_frame(&mut self, node: usize, kind: Kind, from: usize, bytes: &[u8]) {
+        if kind == Kind::Registry {
+            self.lie(node, bytes);
+        }
         let (now, peer, registry) = (self.now(node), self.nodes[from].host, self.bundle.anchors()[0].id);
         let Self { nodes, rng, .. } = self;
         let Machine::Host(host) = &mut nodes[node].machine else { return };
@@ -164,6 +167,7 @@ impl<G: Guards> World<G> {
         match effect {
             Effect::Persist { seq, entry } => {
                 self.note_entry(node, &entry);
+                self.note_key(node, &entry);
                 let bytes = entry.to_bytes();
                 self.tell(node, |_| format!("journals {} as {seq}", entry_name(&entry)));
                 self.write(node, seq, Change::Append(bytes));

@@ -16,6 +16,7 @@ mod network;
 mod queue;
 mod registry;
 mod rng;
+mod rogue;
 mod run;
 mod setup;
 mod story;

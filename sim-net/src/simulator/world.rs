@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use wayfare_protocol::{
     gateway::Gateway,
     host::hosted::Stay,
-    ids::{HostId, MigrationId},
+    ids::{HostId, MigrationId, MigrationIds},
     registry::Registry,
     reject::Guards,
     suite::{Dalek, Secret},
@@ -25,6 +25,7 @@ use super::{
     network::{Conn, Frame, Kind, Links},
     queue::Queue,
     rng::Rng,
+    rogue::Backup,
     story::Story,
 };
 
@@ -185,6 +186,10 @@ pub(super) struct World<G: Guards> {
     pub(super) tally: Tally,
     /// Numbers instances, so that tasks of a former one do not reach its successor.
     pub(super) instances: u64,
+    /// What the liar knows: an attempt and the placement key's secret.
+    pub(super) loot: Option<(MigrationIds, [u8; 32])>,
+    /// Copies of hosts' disks.
+    pub(super) backups: BTreeMap<usize, Backup>,
     /// No more faults, no more moves.
     pub(super) calm: bool,
     hash: blake3::Hasher,
@@ -214,6 +219,8 @@ impl<G: Guards> World<G> {
             coverage: Coverage::default(),
             tally: Tally::default(),
             instances: 0,
+            loot: None,
+            backups: BTreeMap::new(),
             calm: false,
             hash: blake3::Hasher::new(),
             at_once: 0,
