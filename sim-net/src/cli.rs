@@ -8,9 +8,11 @@ use tracing_subscriber::EnvFilter;
 use wayfare_protocol::placement::Policy;
 
 use crate::{
-    bench::{Report, handshake, idle},
+    bench::{Report, durability, handshake, idle},
     demo::{self, DemoOptions},
     layout::Journey,
+    matrix::LatencyMatrix,
+    scale::{self, ScaleOptions},
 };
 
 /// Meshes of real Wayfare nodes on one machine, over the latencies of real networks.
@@ -28,6 +30,28 @@ enum Command {
     /// Measure, each figure beside its floor
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// How a mesh of thousands hears of its clouds, in virtual time
+    #[command(after_help = "\
+Examples:
+  wayfare-sim scale                           100, 1000 and 5000 nodes, and 50 real ones to compare with
+  wayfare-sim scale --nodes 2000 --calibrate 0 --json")]
+    Scale {
+        /// Nodes of each mesh; every tenth advertises
+        #[arg(long, value_delimiter = ',', default_value = "100,1000,5000")]
+        nodes: Vec<usize>,
+        /// Virtual seconds of each
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Real nodes to compare the model with; 0: none
+        #[arg(long, default_value_t = 50)]
+        calibrate: usize,
+        /// Chooses who stands where and who meets whom
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// The other process of a bench
     #[command(name = idle::COMMAND, hide = true)]
     IdleNode {
@@ -106,6 +130,16 @@ enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
+    /// The request log on disk, beside the same service without one
+    #[command(after_help = "Example: wayfare-sim bench durability --seconds 5 --json")]
+    Durability {
+        /// How long each load lasts
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// The dwell that a demo may have, seconds.
@@ -156,8 +190,28 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, 1),
         },
+        Command::Scale { nodes, seconds, calibrate, seed, json } => {
+            let result = LatencyMatrix::bundled().map_err(anyhow::Error::from).and_then(|matrix| {
+                runtime.block_on(scale::run(&ScaleOptions { nodes, seconds, calibrate, seed }, &matrix))
+            });
+            match result {
+                Ok(report) if json => print_json(&report),
+                Ok(report) => println!("{report}"),
+                Err(error) => return fail(&error, 2),
+            }
+            ExitCode::SUCCESS
+        }
         Command::Bench(BenchCommand::Handshake { rounds, json }) => {
             match runtime.block_on(handshake::run(rounds, !json)) {
+                Ok(report) => print_report(&report, json),
+                Err(error) => fail(&error, 1),
+            }
+        }
+        Command::Bench(BenchCommand::Durability { seconds, json }) => {
+            if !(0.1..=600.0).contains(&seconds) {
+                return fail(&anyhow::anyhow!("--seconds {seconds}: give 0.1 to 600"), 2);
+            }
+            match runtime.block_on(durability::run(Duration::from_secs_f64(seconds), !json)) {
                 Ok(report) => print_report(&report, json),
                 Err(error) => fail(&error, 1),
             }

@@ -100,12 +100,14 @@ impl Images {
     /// Begins an image. `salt` is that of the records that will follow.
     pub(super) fn begin(&self, id: &impl Display, salt: &Salt, code: &Digest) -> Result<ImageWriter, ImageError> {
         let path = self.path(id);
-        let partial = self.dir.join(format!("{id}.{PARTIAL}"));
         let open = || {
-            remove(&partial)?;
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)
+            let mut random = [0; 8];
+            getrandom::fill(&mut random).map_err(io::Error::other)?;
+            let partial = self.dir.join(format!("{id}.{}.{PARTIAL}", data_encoding::HEXLOWER.encode(&random)));
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+            Ok((file, partial))
         };
-        let file = open().map_err(|source| ImageError::Write { path: path.clone(), source })?;
+        let (file, partial) = open().map_err(|source| ImageError::Write { path: path.clone(), source })?;
         let mut head = Vec::with_capacity(HEAD_BYTES);
         head.extend(MAGIC);
         head.extend(VERSION.to_le_bytes());
@@ -295,6 +297,11 @@ impl ImageReader {
         self.code
     }
 
+    /// Bytes read so far.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.at
+    }
+
     fn damaged(&self) -> ImageError {
         ImageError::Damaged { path: self.path.clone(), at: self.at }
     }
@@ -436,7 +443,7 @@ mod tests {
         drop(writer);
         assert_eq!(fs::read_dir(&images.dir).unwrap().count(), 0);
         // One that a crash has left is in nobody's way.
-        fs::write(images.dir.join("a.part"), b"torn").unwrap();
+        fs::write(images.dir.join("a.00.part"), b"torn").unwrap();
         write(&images, "a");
         assert!(read(&images, "a").is_ok());
     }
@@ -508,7 +515,9 @@ mod tests {
     #[test]
     fn only_what_is_kept_stays() {
         let (_temp, images) = folder();
-        ["a", "b", "c"].iter().for_each(|id| drop(write(&images, id)));
+        for id in ["a", "b", "c"] {
+            write(&images, id);
+        }
         fs::write(images.dir.join("d.part"), b"torn").unwrap();
         fs::write(images.dir.join("README"), b"mine").unwrap();
         images.keep(&["b", "not there"]).unwrap();

@@ -212,7 +212,9 @@ impl Worker {
     ) -> Result<(), Arc<JournalError>> {
         match self.journal.compact(keep, seq, payload) {
             Ok(()) => {}
-            Err(error @ JournalError::Compact { .. }) => {
+            Err(
+                error @ (JournalError::Compact { .. } | JournalError::Full { .. } | JournalError::EntryTooLarge { .. }),
+            ) => {
                 tracing::warn!(error = describe(&error), "the journal goes on growing");
                 self.report.send_modify(|synced| synced.compactions_failed += 1);
             }

@@ -126,7 +126,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
             compacted_at: None,
             full: false,
             links: Links::default(),
-            outbox: Outbox::starting_at(last_entry),
+            outbox: Outbox::starting_at(last_entry, G::keeps(Rule::SyncGate)),
             adverts: AdvertStore::default(),
             probe: Probe::new(config.host),
             rejects: RejectCounters::default(),

@@ -15,7 +15,7 @@ use crate::{
     manifest::Manifest,
     migration::messages::{Answer, Decision, Granted, Outcome, Placement, Refused, RegistryFrame},
     outbox::Outbox,
-    reject::{Guards, Reject, RejectCounters, ensure},
+    reject::{Guards, Reject, RejectCounters, Rule, ensure},
     suite::{Secret, Suite},
     time::{Instant, Micros, Now},
     trust::{Anchor, Message, Receiver, Signed, TrustBundle, certificate::registry_id},
@@ -113,7 +113,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             tables: Tables::default(),
             leases: BTreeMap::new(),
             staged: Vec::new(),
-            outbox: Outbox::default(),
+            outbox: Outbox::starting_at(0, G::keeps(Rule::SyncGate)),
             rejects: RejectCounters::default(),
             of: PhantomData,
         }
