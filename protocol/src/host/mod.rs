@@ -29,6 +29,7 @@ mod departures;
 pub mod effect;
 pub mod hosted;
 mod leases;
+mod show;
 pub mod view;
 
 use arrivals::Arrival;
