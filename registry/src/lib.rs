@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod api;
+mod backup;
 pub mod cli;
 mod clock;
 mod config;
@@ -17,6 +18,7 @@ mod run;
 pub mod store;
 pub mod view;
 
+pub use backup::BackupError;
 pub use config::{Config, ConfigError, StateDir, StoreChoice};
 pub use handle::{Handle, HandleError};
 pub use run::{RunError, RunningRegistry, run};

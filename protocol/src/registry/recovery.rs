@@ -80,7 +80,9 @@ struct Stayed {
 /// How far one host has shown what it has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Told {
+    /// When it was last asked of ourselves, and when in answer to something.
     asked: Option<Instant>,
+    answered: Option<Instant>,
     /// The next part, and what the parts before it said.
     building: Option<(u32, BTreeMap<ServiceId, Evidence>)>,
     /// What the last whole showing said of services that are suspended; `None`: there was none.
@@ -139,6 +141,10 @@ struct Checked {
 impl Recovery {
     fn evidence(&self, host: HostId, service: ServiceId) -> Option<&Evidence> {
         self.told.get(&host)?.shown.as_ref()?.get(&service)
+    }
+
+    fn recovering(&mut self, rng: &mut dyn rand_core::Rng) -> RegistryFrame {
+        RegistryFrame::Recovering(Recovering { nonce: *self.nonce.get_or_insert_with(|| Nonce(fresh16(rng))) })
     }
 
     fn has_shown(&self, host: HostId) -> bool {
@@ -280,19 +286,18 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         }
     }
 
-    /// RECOVERING for `host`, unless it was asked just now.
+    /// RECOVERING for `host`, which has come by itself, unless it was answered that just now.
     fn question(&mut self, now: Now, rng: &mut dyn rand_core::Rng, host: HostId) -> Option<RegistryFrame> {
         let recovery = self.recovery.as_mut()?;
-        let nonce = *recovery.nonce.get_or_insert_with(|| Nonce(fresh16(rng)));
         // Nothing is kept of strangers until they show a certificate.
         if self.tables.hosts.get(host).is_some() {
             let told = recovery.told.entry(host).or_default();
-            if told.asked.is_some_and(|asked| now.mono < asked + SHOW_INTERVAL) {
+            if told.answered.is_some_and(|answered| now.mono < answered + SHOW_INTERVAL) {
                 return None;
             }
-            told.asked = Some(now.mono);
+            told.answered = Some(now.mono);
         }
-        Some(RegistryFrame::Recovering(Recovering { nonce }))
+        Some(recovery.recovering(rng))
     }
 
     /// Asks the hosts that services wait for, wherever they are: one that has nothing to say would not come by itself.
@@ -309,10 +314,11 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             })
             .collect();
         for (_, to) in silent.into_iter().take(ASKED_MAX) {
-            if let Some(frame) = self.question(now, rng, to) {
-                let addresses = self.tables.hosts.get(to).map(|host| host.addresses.clone()).unwrap_or_default();
-                self.staged.push(Effect::Ask { to, addresses, frame });
-            }
+            let Some(recovery) = &mut self.recovery else { return };
+            recovery.told.entry(to).or_default().asked = Some(now.mono);
+            let frame = recovery.recovering(rng);
+            let addresses = self.tables.hosts.get(to).map(|host| host.addresses.clone()).unwrap_or_default();
+            self.staged.push(Effect::Ask { to, addresses, frame });
         }
     }
 
