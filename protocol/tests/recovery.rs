@@ -95,6 +95,8 @@ struct World<G: Guards> {
     /// Out of the Registry's reach.
     silent: BTreeSet<HostId>,
     events: Vec<registry::Event>,
+    /// The records as they were after the last 3 and 6.
+    backups: BTreeMap<u8, Vec<StoreOp>>,
     /// Writes that clients were told of, by service.
     acknowledged: BTreeMap<ServiceId, u64>,
 }
@@ -117,6 +119,7 @@ impl<G: Guards> World<G> {
             loses: Box::new(|_| false),
             silent: BTreeSet::new(),
             events: Vec::new(),
+            backups: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
         };
         for (name, role) in [("home", Role::Home), ("alpha", Role::Cloud), ("beta", Role::Cloud)] {
@@ -234,7 +237,14 @@ impl<G: Guards> World<G> {
                 registry::Effect::Reply { to, frame } | registry::Effect::Ask { to, frame, .. } => {
                     self.wires.push_back(Message::FromRegistry { to, frame });
                 }
-                registry::Effect::Event(event) => self.events.push(event),
+                registry::Effect::Event(event) => {
+                    match event {
+                        registry::Event::Allowed { .. } => self.backups.insert(3, self.registry.records()),
+                        registry::Event::Pinned { .. } => self.backups.insert(6, self.registry.records()),
+                        _ => None,
+                    };
+                    self.events.push(event);
+                }
             }
         }
         let hosts: Vec<HostId> = self.nodes.keys().copied().collect();
@@ -318,6 +328,13 @@ impl<G: Guards> World<G> {
     }
 
     fn deploy(&mut self, name: &str) -> ServiceId {
+        let service = self.deploy_only(name);
+        self.acknowledged.insert(service, 0);
+        self.pass(SECOND);
+        service
+    }
+
+    fn deploy_only(&mut self, name: &str) -> ServiceId {
         let owner = Secret::new([9; 32]);
         let key = OwnerKey(Dalek::public_key(&owner));
         let registry = self.registry.id();
@@ -329,7 +346,7 @@ impl<G: Guards> World<G> {
             version: 1,
             code: CODE,
             tos: ServiceType::Request,
-            required: Resources { cpu_millicores: 100, memory_bytes: 1 << 20, storage_bytes: 0, bandwidth_bps: 0 },
+            required: Resources { cpu_millicores: 10, memory_bytes: 1 << 20, storage_bytes: 0, bandwidth_bps: 0 },
             max_rtt: Micros::ZERO,
             baseline: None,
             allowed_clouds: vec![],
@@ -342,8 +359,6 @@ impl<G: Guards> World<G> {
         let (now, home) = (self.now, self.names["home"]);
         let node = self.nodes.get_mut(&home).expect("home");
         node.host.deploy(now, &signed, &mut self.rng).expect("deployable");
-        self.acknowledged.insert(service, 0);
-        self.pass(SECOND);
         service
     }
 
@@ -548,30 +563,25 @@ fn a_target_hears_that_it_won_from_what_its_source_shows() {
     assert_eq!(world.instances(), 2);
 }
 
-/// Neither has heard of the decision, if there was one: it is made anew, once.
+/// Neither has heard that the target won: it is decided anew, once, whatever the backup knew of the migration.
 #[test]
 fn a_decision_that_nobody_heard_is_made_anew() {
-    for (known, pinned) in [(false, false), (true, false), (true, true)] {
+    for step in [2, 3, 6] {
         let (mut world, service): (W, _) = deployed();
-        let mut backup = world.backup();
-        world.loses = Box::new(move |message| match message {
-            Message::FromRegistry { frame, .. } => is(frame, "Placement") || (!pinned && is(frame, "YesService")),
-            Message::ToRegistry { frame, .. } => known && pinned && is(frame, "Complete"),
-            _ => false,
-        });
-        world.begin(service, "alpha");
-        if known {
-            backup = world.backup();
-        }
+        world.backups.insert(2, world.backup());
         world.loses =
             Box::new(|message| matches!(message, Message::FromRegistry { frame, .. } if is(frame, "Placement")));
-        world.pass(Micros::from_secs(2));
-        let frozen = world.serving(service).is_empty();
+        world.begin(service, "alpha");
+        assert_eq!(world.record(service).0, world.names["alpha"]);
+        assert_eq!((world.instances(), world.serving(service).len()), (1, 0), "frozen at home");
+        let backup = world.backups[&step].clone();
         world.restore(&backup);
         world.recover();
-        assert_eq!(world.instances(), 1, "{known} {pinned} {frozen}");
+        assert_eq!(world.instances(), 1, "backup after {step}");
         world.write(service);
         world.recover();
+        let landing: usize = world.nodes.values().map(|node| node.landing.len()).sum();
+        assert_eq!(landing, 0, "backup after {step}: held for ever");
         world.go(service, "beta");
     }
 }
@@ -698,6 +708,118 @@ fn a_source_that_missed_two_moves_keeps_its_state_sealed() {
         world.nodes[&home].host.services(world.now).into_iter().map(|service| service.state).collect();
     assert_eq!(states, ["sealed"]);
     assert_eq!(world.write(service), world.names["beta"]);
+}
+
+#[test]
+fn a_host_with_many_services_shows_them_in_parts() {
+    let (mut world, _): (W, _) = deployed();
+    let backup = world.backup();
+    let services: Vec<ServiceId> = (0..80).map(|number| world.deploy_only(&format!("service-{number}"))).collect();
+    world.pass(SECOND);
+    world.restore(&backup);
+    let parts = std::rc::Rc::new(std::cell::Cell::new(0));
+    let seen = std::rc::Rc::clone(&parts);
+    world.loses = Box::new(move |message| {
+        if let Message::ToRegistry { frame: RegistryFrame::Shown(frame), .. } = message {
+            seen.set(frame.shown.unverified().expect("readable").parts);
+        }
+        false
+    });
+    world.recover();
+    assert_eq!((world.suspended(), parts.get()), (0, 2));
+    for service in services {
+        world.acknowledged.insert(service, 0);
+        world.write(service);
+    }
+}
+
+/// One run: moves, writes, lost messages and silent hosts round a backup and a restore; then all heals.
+fn run(seed: u64) {
+    let mut dice = Seeded(seed);
+    let mut roll = move |sides: u64| dice.try_next_u64().expect("infallible") % sides;
+    let (mut world, service): (W, _) = deployed();
+    let names = ["home", "alpha", "beta", "gamma"];
+    let hosts: Vec<HostId> = world.names.values().copied().collect();
+    let lossy = |roll: &mut dyn FnMut(u64) -> u64| -> Loses {
+        let (per_cent, state) = (roll(3) * 15, std::cell::Cell::new(roll(u64::MAX)));
+        // One host hears nothing of decisions.
+        let (deaf, kind) = (hosts.get(roll(6) as usize).copied(), ["Placement", "Granted"][roll(2) as usize]);
+        Box::new(move |message| {
+            if let Message::FromRegistry { to, frame } = message
+                && deaf == Some(*to)
+                && is(frame, kind)
+            {
+                return true;
+            }
+            let mut next = Seeded(state.get());
+            let drawn = next.try_next_u64().expect("infallible");
+            state.set(drawn);
+            // Adverts are repeated, and gossip is no stream.
+            !matches!(message, Message::Gossip { .. } | Message::State { .. }) && drawn % 100 < per_cent
+        })
+    };
+    let mut backup = world.backup();
+    let backed_up_at = roll(4);
+    for turn in 0..8 {
+        if turn == backed_up_at {
+            backup = world.backup();
+        }
+        if turn == backed_up_at + 2 && roll(2) == 0 {
+            world.enrol("gamma", Role::Cloud);
+        }
+        world.loses = lossy(&mut roll);
+        world.silent.clear();
+        if roll(4) == 0 {
+            let index = roll(3) as usize;
+            world.silent.insert(world.names[names[index]]);
+        }
+        if let [(from, _)] = world.serving(service)[..] {
+            let index = roll(4) as usize;
+            let (now, to) = (world.now, world.names.get(names[index]).copied().unwrap_or(from));
+            let node = world.nodes.get_mut(&from).expect("a node");
+            // A refusal is as good a turn as any.
+            let _ = node.host.begin_move(now, service, to, "asked", &mut world.rng);
+        }
+        for _ in 0..=roll(3) {
+            let longest = [300_000, 2_000_000, 8_000_000, 20_000_000][roll(4) as usize];
+            world.pass(Micros(roll(longest)));
+            if world.serving(service).len() == 1 {
+                world.write(service);
+            }
+        }
+    }
+    world.restore(&backup);
+    for _ in 0..4 {
+        world.loses = lossy(&mut roll);
+        world.silent =
+            names.iter().filter_map(|name| world.names.get(name)).copied().filter(|_| roll(3) == 0).collect();
+        world.pass(Micros(roll(30_000_000)));
+        if world.serving(service).len() == 1 {
+            world.write(service);
+        }
+    }
+    world.loses = Box::new(|_| false);
+    world.silent.clear();
+    world.pass(Micros::from_secs(120));
+    assert_eq!(world.suspended(), 0, "seed {seed}");
+    assert_eq!(world.serving(service).len(), 1, "seed {seed}");
+    world.write(service);
+    let record = world.record(service).0;
+    for (me, node) in &world.nodes {
+        let states: Vec<String> = node.host.services(world.now).into_iter().map(|view| view.state).collect();
+        let fits = if *me == record { states.contains(&"serving".to_owned()) } else { true };
+        let others = states.iter().filter(|state| *state != "sealed").count();
+        assert!(fits && others <= usize::from(*me == record), "seed {seed}: {states:?}");
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "who runs the test says how long")]
+fn whatever_happens_round_a_restore_no_write_is_lost() {
+    let runs = std::env::var("WAYFARE_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(60);
+    for seed in 0..runs {
+        run(seed);
+    }
 }
 
 /// The source has not heard that its target won, and the target is out of reach of a Registry that acts on a backup from
