@@ -1,6 +1,8 @@
 //! A Registry that is restored from a backup (PROTOCOL 4, rule 7), with production machines all round: whatever happened
 //! after the backup, no acknowledged write is lost and no service is served twice.
 
+#![allow(clippy::panic, reason = "a test may fail")]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_core::{TryRng, utils};

@@ -11,12 +11,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use wayfare_protocol::registry::{RestoreError, StoreOp, Table, mark_restored};
+use wayfare_protocol::{
+    ids::RegistryId,
+    registry::{self, RestoreError, StoreOp, Table},
+};
 
 use crate::{
     clock,
     config::{ConfigError, StateDir},
-    store::{RedbStore, Row, Store as _, StoreError},
+    store::{RedbStore, Row, Store, StoreError},
     view::{BackupView, RestoredView},
 };
 
@@ -122,6 +125,30 @@ fn put((table, key, value): Row) -> StoreOp {
     StoreOp { table, key, value: Some(value) }
 }
 
+/// Why records were not marked; nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The records cannot be understood.
+    #[error(transparent)]
+    Records(#[from] RestoreError),
+}
+
+/// Marks the records of Registry `id` as restored from a backup: the next [`run`](crate::run) on this store begins by asking
+/// the hosts. Returns how many services there are.
+///
+/// # Errors
+/// [`MarkError`].
+pub fn mark_restored(store: &mut dyn Store, id: RegistryId) -> Result<usize, MarkError> {
+    let rows = store.load()?;
+    let services = rows.iter().filter(|(table, ..)| *table == Table::Services).count();
+    let marks = registry::mark_restored(id, rows, clock::now().wall)?;
+    store.commit(&marks)?;
+    Ok(services)
+}
+
 /// Writes `records` as a new store at `path`, whole or not at all.
 pub(crate) fn write(records: &[StoreOp], path: &Path, force: bool) -> Result<BackupView, BackupError> {
     if path.exists() && !force {
@@ -187,14 +214,13 @@ pub(crate) fn restore(dir: &StateDir, path: &Path, force: bool) -> Result<Restor
     Ok(RestoredView { kept: present.then(|| kept.display().to_string()), ..view })
 }
 
-fn mark(restoring: &Path, id: wayfare_protocol::ids::RegistryId, source: &Path) -> Result<RestoredView, BackupError> {
+fn mark(restoring: &Path, id: RegistryId, source: &Path) -> Result<RestoredView, BackupError> {
     let mut store = RedbStore::open(restoring)?;
     fs::set_permissions(restoring, fs::Permissions::from_mode(0o600)).map_err(io_error(restoring))?;
-    let rows = store.load()?;
-    let services = rows.iter().filter(|(table, ..)| *table == Table::Services).count();
-    let marks = mark_restored(id, rows, clock::now().wall)
-        .map_err(|error| BackupError::Records { path: source.to_owned(), source: error })?;
-    store.commit(&marks)?;
+    let services = mark_restored(&mut store, id).map_err(|error| match error {
+        MarkError::Store(error) => BackupError::Store(error),
+        MarkError::Records(error) => BackupError::Records { path: source.to_owned(), source: error },
+    })?;
     Ok(RestoredView { file: source.display().to_string(), services, kept: None })
 }
 

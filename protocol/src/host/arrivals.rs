@@ -167,7 +167,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 self.handle_recovering(registry, &recovering);
                 Ok(())
             }
-            RegistryFrame::Refused(refused) if self.is_to_be_repeated(&refused) => Ok(()),
+            RegistryFrame::Refused(refused) if refused.reason == Reject::Recovering.name() => {
+                self.handle_recovers(now, &refused, rng);
+                Ok(())
+            }
             RegistryFrame::Refused(refused) => {
                 self.handle_refused(now, refused.about, &refused.reason, rng);
                 Ok(())

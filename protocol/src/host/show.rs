@@ -1,14 +1,18 @@
 //! Showing a Registry that was restored from a backup what it has forgotten (PROTOCOL 4, rule 7): what this host has of its
 //! services, and what it heard of those that have left.
 
-use super::{Effect, Host, hosted::Run};
+use super::{
+    Effect, Host,
+    hosted::{Hosted, Run},
+};
 use crate::{
-    ids::RegistryId,
-    limits::SHOWN_BYTES_MAX,
+    ids::{MigrationIds, RegistryId},
+    limits::{SHOW_INTERVAL, SHOWN_BYTES_MAX},
     manifest::Manifest,
-    migration::messages::{Recovering, Refused, RegistryFrame, Shown, ShownFrame, ShownStay},
-    reject::{Guards, Reject},
+    migration::messages::{Placement, Recovering, Refused, RegistryFrame, Shown, ShownFrame, ShownStay},
+    reject::Guards,
     suite::Suite,
+    time::Now,
     trust::{Receiver, Signed},
     wire,
 };
@@ -17,8 +21,8 @@ use crate::{
 #[derive(Default)]
 struct Part {
     stays: Vec<ShownStay>,
-    held: Vec<crate::ids::MigrationIds>,
-    elsewhere: Vec<Signed<crate::migration::messages::Placement>>,
+    held: Vec<MigrationIds>,
+    elsewhere: Vec<Signed<Placement>>,
     manifests: Vec<Signed<Manifest>>,
     shown_bytes: usize,
     manifest_bytes: usize,
@@ -92,11 +96,19 @@ impl<S: Suite, G: Guards> Host<S, G> {
         parts
     }
 
-    /// Whether a refusal says no more than that the Registry recovers: what was asked is asked again. Only a 2 is not worth
-    /// waiting for: its attempt ends.
-    pub(super) fn is_to_be_repeated(&self, refused: &Refused) -> bool {
-        let asked =
-            |hosted: &super::Hosted| hosted.attempt.as_ref().is_some_and(|attempt| attempt.asked == refused.about);
-        refused.reason == Reject::Recovering.name() && !self.services.values().any(asked)
+    /// Refused because the Registry recovers: what was asked is asked again, soon. Only a 2 is not worth waiting for: its
+    /// attempt ends.
+    pub(super) fn handle_recovers(&mut self, now: Now, refused: &Refused, rng: &mut dyn rand_core::Rng) {
+        let about = refused.about;
+        let asked = |hosted: &Hosted| hosted.attempt.as_ref().is_some_and(|attempt| attempt.asked == about);
+        if self.services.values().any(asked) {
+            self.handle_refused(now, about, &refused.reason, rng);
+            return;
+        }
+        let soon = now.mono + SHOW_INTERVAL;
+        let renewals = self.services.values_mut().filter_map(|hosted| hosted.lease.renewal.as_mut());
+        for renewal in renewals.filter(|renewal| renewal.signed.hash() == about) {
+            renewal.retry.at = renewal.retry.at.min(soon);
+        }
     }
 }
