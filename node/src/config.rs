@@ -16,6 +16,7 @@ use wayfare_protocol::{
     gateway::GatewayConfig,
     host::HostConfig,
     ids::{HostId, RegistryId},
+    limits,
     limits::{ADDRESSES_MAX, SERVICES_MAX, TEXT_BYTES_MAX},
     manifest::Resources,
     placement::{PlacementConfig, Policy},
@@ -252,7 +253,9 @@ impl Config {
             capacity: self.capacity.resources(),
             price_micros: self.capacity.price_micros,
             placement: self.placement.config(),
-            step_timeout: wayfare_protocol::limits::STEP_TIMEOUT,
+            step_timeout: limits::STEP_TIMEOUT,
+            image_log_bytes: limits::IMAGE_LOG_BYTES_MIN,
+            compact_journal_bytes: limits::COMPACT_JOURNAL_BYTES_MIN,
         }
     }
 

@@ -65,6 +65,17 @@ pub const FINISHED_MAX: usize = 4096;
 /// Migration histories kept for people (`wayfare migrations`, `trace`).
 pub const HISTORY_MAX: usize = 256;
 
+/// Where departed services went: how many of them a host remembers. The oldest go first.
+pub const DEPARTED_MAX: usize = 1024;
+/// Bytes of a service's request log from which on a new image replaces it, unless the image is larger: then as many as that.
+pub const IMAGE_LOG_BYTES_MIN: u64 = 16 * 1024 * 1024;
+/// What a logged request counts beside its bytes.
+pub const LOG_ENTRY_OVERHEAD: u64 = 256;
+/// A host's journal is compacted beyond this and twice what is live in it.
+pub const COMPACT_JOURNAL_BYTES_MIN: u64 = 8 * 1024 * 1024;
+/// Largest journal entry: a logged request with what it read of the outside, or a snapshot.
+pub const ENTRY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Client sessions per service. More: refused as busy.
 pub const SESSIONS_MAX: usize = 1024;
 /// Responses kept per session. At the limit: busy, until the client acknowledges.

@@ -10,18 +10,20 @@ pub struct Outbox<E> {
     gated: VecDeque<(u64, E)>,
     appended: u64,
     synced: u64,
+    /// Whether promises wait at all: see [`Rule::SyncGate`](crate::reject::Rule::SyncGate).
+    gate: bool,
 }
 
 impl<E> Default for Outbox<E> {
     fn default() -> Self {
-        Self::starting_at(0)
+        Self::starting_at(0, true)
     }
 }
 
 impl<E> Outbox<E> {
-    /// An empty outbox whose next journal entry has number `last + 1`.
-    pub const fn starting_at(last: u64) -> Self {
-        Self { ready: VecDeque::new(), gated: VecDeque::new(), appended: last, synced: last }
+    /// An empty outbox whose next journal entry has number `last + 1`. Without a `gate`, promises do not wait.
+    pub const fn starting_at(last: u64, gate: bool) -> Self {
+        Self { ready: VecDeque::new(), gated: VecDeque::new(), appended: last, synced: last, gate }
     }
 
     /// Lets out a journal entry made by `entry` from its number; later [`Outbox::promise`]s rest on it.
@@ -37,7 +39,7 @@ impl<E> Outbox<E> {
 
     /// Lets out `effect` when everything persisted so far is on disk.
     pub fn promise(&mut self, effect: E) {
-        if self.appended <= self.synced {
+        if self.appended <= self.synced || !self.gate {
             self.ready.push_back(effect);
         } else {
             self.gated.push_back((self.appended, effect));

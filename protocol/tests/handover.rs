@@ -10,9 +10,9 @@ use wayfare_protocol::{
         self, Gateway, GatewayConfig, Ticket,
         messages::{ClientFrame, LatencyReport, Open},
     },
-    host::{CaptureJob, Effect, Host, HostConfig, Identity, ReceiveJob, hosted::Stay},
+    host::{Base, CaptureJob, Effect, Entry, Host, HostConfig, Identity, ImageId, ReceiveJob, Restored, hosted::Stay},
     ids::{Digest, HostId, MigrationId, OwnerKey, ServiceId},
-    limits::STEP_TIMEOUT,
+    limits::{COMPACT_JOURNAL_BYTES_MIN, IMAGE_LOG_BYTES_MIN, STEP_TIMEOUT},
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::{messages::*, trace::Ending},
     placement::{PlacementConfig, Policy},
@@ -77,13 +77,22 @@ enum Message {
 
 struct Node {
     host: Host,
+    /// What a new machine is made of after a crash.
+    parts: (Identity, HostConfig),
     running: BTreeMap<Stay, Counter>,
-    landing: BTreeMap<MigrationId, (ReceiveJob, Option<Counter>)>,
+    landing: BTreeMap<MigrationId, (Option<ReceiveJob>, Option<Counter>)>,
+    journal: Vec<(u64, Entry)>,
+    images: BTreeMap<ImageId, (Counter, Vec<u8>)>,
+    /// The journal takes entries, but they do not reach the disk.
+    slow_disk: bool,
 }
 
 struct World {
     now: Now,
     rng: Seeded,
+    bundle: TrustBundle,
+    /// Of the next deployment.
+    durability: Durability,
     registry: Registry<Dalek, Strict>,
     nodes: BTreeMap<HostId, Node>,
     gateway: Gateway<Dalek, Strict>,
@@ -132,17 +141,38 @@ impl World {
                 bundle.verify_certificate::<Dalek, Strict>(&certificate, me, &[role], now.wall).expect("genuine");
             let identity = Identity { secret, registry: id, certificate };
             let placement = PlacementConfig { policy: Policy::Never, ..PlacementConfig::default() };
-            let config = HostConfig { capacity: CAPACITY, price_micros: 0, placement, step_timeout: STEP_TIMEOUT };
-            let mut host = Host::new(identity, config, bundle.clone(), 0);
+            let config = HostConfig {
+                capacity: CAPACITY,
+                price_micros: 0,
+                placement,
+                step_timeout: STEP_TIMEOUT,
+                image_log_bytes: IMAGE_LOG_BYTES_MIN,
+                compact_journal_bytes: COMPACT_JOURNAL_BYTES_MIN,
+            };
+            let mut host = Host::new(identity.clone(), config.clone(), bundle.clone(), 0);
             host.set_addresses(vec![format!("/{name}")]);
-            nodes.insert(me, Node { host, running: BTreeMap::new(), landing: BTreeMap::new() });
+            let (running, landing, images) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+            let (parts, journal) = ((identity, config), Vec::new());
+            nodes.insert(me, Node { host, parts, running, landing, journal, images, slow_disk: false });
         }
         let (_, gateway_id, certificate) = enrol(&mut rng, "user", Role::Gateway);
-        let config = GatewayConfig::new(gateway_id, certificate, bundle, registry.id());
+        let config = GatewayConfig::new(gateway_id, certificate, bundle.clone(), registry.id());
         let gateway = Gateway::new(config, &[], 0, &mut rng);
         let loses = Box::new(|_: &Message| false);
         let (wires, answers) = (VecDeque::new(), BTreeMap::new());
-        Self { now, rng, registry, nodes, gateway, gateway_id, wires, answers, loses }
+        Self {
+            now,
+            rng,
+            bundle,
+            durability: Durability::Memory,
+            registry,
+            nodes,
+            gateway,
+            gateway_id,
+            wires,
+            answers,
+            loses,
+        }
     }
 
     fn named(&self, name: &str) -> HostId {
@@ -232,10 +262,11 @@ impl World {
         let now = self.now;
         let node = self.node(to);
         let (job, landed) = node.landing.get_mut(&mig).expect("expected records");
+        let job = job.clone().expect("nothing was received before");
         let mut opener = Opener::new(job.key.clone(), job.transcript);
         let (mut counter, mut sessions) = (Counter(0), Vec::new());
         for record in records {
-            let plaintext = opener.open::<Dalek>(record).expect("honest records");
+            let plaintext = opener.open::<Dalek, Strict>(record).expect("honest records");
             match record.kind {
                 RecordKind::Page => counter = Counter(u64::from_le_bytes(plaintext.try_into().expect("8 bytes"))),
                 RecordKind::Sessions => sessions = plaintext,
@@ -244,6 +275,9 @@ impl World {
         }
         let salt = opener.salt();
         *landed = Some(counter);
+        if job.durable {
+            node.images.insert(ImageId::Held(mig), (counter, sessions.clone()));
+        }
         let state = state_digest(&salt, &CODE, &counter.digest(&salt), &sessions);
         node.host.handle_received(now, mig, state, 8, sessions);
     }
@@ -294,7 +328,56 @@ impl World {
     fn execute(&mut self, from: HostId, effect: Effect) {
         let (now, registry) = (self.now, self.registry.host());
         match effect {
-            Effect::Persist { seq, .. } => self.node(from).host.handle_synced(seq),
+            Effect::Persist { seq, entry } => {
+                let node = self.node(from);
+                if !node.slow_disk {
+                    let entry = Entry::from_bytes(&entry.to_bytes()).expect("it is read back");
+                    node.journal.push((seq, entry));
+                    node.host.handle_synced(seq);
+                }
+            }
+            Effect::Compact { seq, snapshot, keep_after } => {
+                let node = self.node(from);
+                node.journal.retain(|(seq, entry)| entry.survives(*seq, &keep_after));
+                let snapshot = Entry::from_bytes(&snapshot.to_bytes()).expect("it is read back");
+                node.journal.push((seq, snapshot));
+                node.host.handle_synced(seq);
+            }
+            Effect::KeepImages(keep) => self.node(from).images.retain(|image, _| keep.contains(image)),
+            Effect::DropImage(image) => drop(self.node(from).images.remove(&image)),
+            Effect::SaveImage { service, epoch, upto, belongings } => {
+                let node = self.node(from);
+                let counter = node.running[&(service, epoch)];
+                node.images.insert(ImageId::Taken { service, epoch, upto }, (counter, belongings));
+                node.host.handle_saved(now, (service, epoch), upto, Ok(8));
+            }
+            Effect::Restore(job) => {
+                let node = self.nodes.get_mut(&from).expect("a node");
+                let (mut counter, belongings) = match job.base {
+                    Base::Fresh { inputs } => {
+                        assert_eq!(inputs, b"init");
+                        (Counter(0), None)
+                    }
+                    Base::Image(image) => {
+                        let (counter, belongings) = node.images[&image].clone();
+                        (counter, Some(belongings))
+                    }
+                };
+                let responses = job.log.iter().map(|logged| {
+                    assert_eq!(logged.inputs, b"inputs");
+                    counter.call()
+                });
+                let restored = Restored { belongings, responses: responses.collect(), image_bytes: 8 };
+                let stay = (job.service, job.epoch);
+                node.running.insert(stay, counter);
+                node.host.handle_restored(now, stay, Ok(restored), &mut self.rng);
+            }
+            Effect::RestoreHeld(job) => {
+                let node = self.node(from);
+                let (counter, belongings) = node.images[&ImageId::Held(job.mig)].clone();
+                node.landing.insert(job.mig, (None, Some(counter)));
+                node.host.handle_held_restored(now, job.mig, Ok(belongings));
+            }
             Effect::ToRegistry(_, frame) => self.wires.push_back(Message::Registry { from, to: registry, frame }),
             Effect::ToPeer { host, frame, .. } => self.wires.push_back(Message::Migrate { from, to: host, frame }),
             Effect::ToGateway(to, frame) => {
@@ -304,26 +387,26 @@ impl World {
             Effect::Start { service, epoch, .. } => {
                 let node = self.nodes.get_mut(&from).expect("a node");
                 node.running.insert((service, epoch), Counter(0));
-                node.host.handle_started(now, (service, epoch), Ok(()), &mut self.rng);
+                node.host.handle_started(now, (service, epoch), Ok(b"init".to_vec()), &mut self.rng);
             }
             Effect::Execute { service, epoch, client, sequence, .. } => {
                 let node = self.node(from);
                 let response = node.running.get_mut(&(service, epoch)).expect("it runs here").call();
-                node.host.handle_executed(now, (service, epoch), client, sequence, response);
+                node.host.handle_executed(now, (service, epoch), client, sequence, response, b"inputs".to_vec());
             }
             Effect::Capture(job) => self.capture(from, &job),
             Effect::Resume { service, epoch } => {
                 let node = self.nodes.get_mut(&from).expect("a node");
-                node.host.handle_started(now, (service, epoch), Ok(()), &mut self.rng);
+                node.host.handle_started(now, (service, epoch), Ok(Vec::new()), &mut self.rng);
             }
             Effect::Receive(job) => {
-                self.node(from).landing.insert(job.ids.mig, (job, None));
+                self.node(from).landing.insert(job.ids.mig, (Some(job), None));
             }
             Effect::Activate { mig, service, epoch } => {
                 let node = self.nodes.get_mut(&from).expect("a node");
                 let (_, counter) = node.landing.remove(&mig).expect("it was received");
                 node.running.insert((service, epoch), counter.expect("it was received whole"));
-                node.host.handle_started(now, (service, epoch), Ok(()), &mut self.rng);
+                node.host.handle_started(now, (service, epoch), Ok(Vec::new()), &mut self.rng);
             }
             Effect::DiscardInstance { service, epoch } => {
                 self.node(from).running.remove(&(service, epoch)).expect("it was here");
@@ -370,7 +453,7 @@ impl World {
             allowed_clouds: vec![],
             allowed_regions: vec![],
             allowed_domains: vec![],
-            durability: Durability::Memory,
+            durability: self.durability,
             token_policy: TokenPolicy::Refuse,
         };
         let signed = Signed::sign::<Dalek>(&owner, registry, Receiver::Anyone, &manifest);
@@ -399,6 +482,29 @@ impl World {
         let now = self.now;
         let node = self.nodes.get_mut(&from).expect("a node");
         node.host.begin_move(now, service, to, "asked", &mut self.rng).expect("a move can begin");
+    }
+
+    /// The power fails, and comes back: what is not on disk is gone.
+    fn crash(&mut self, host: HostId) {
+        let now = self.now;
+        self.wires.retain(|message| match message {
+            Message::Registry { from, to, .. }
+            | Message::Migrate { from, to, .. }
+            | Message::Client { from, to, .. } => *from != host && *to != host,
+            Message::State { to, .. } => *to != host,
+            Message::Gossip { .. } => true,
+        });
+        let bundle = self.bundle.clone();
+        let node = self.node(host);
+        let (identity, config) = node.parts.clone();
+        let last = node.journal.last().map_or(0, |(seq, _)| *seq);
+        node.slow_disk = false;
+        node.running.clear();
+        node.landing.clear();
+        node.host = Host::restore(identity, config, bundle, now, last, node.journal.clone()).expect("a good journal");
+        node.host.handle_module(CODE);
+        node.host.set_addresses(vec![format!("/{host}")]);
+        self.gateway.handle_disconnected(now, host);
     }
 
     /// Where instances exist: at most one may be served, ever.
@@ -596,4 +702,112 @@ fn a_report_needs_a_session_and_its_lack_is_counted_but_no_error() {
     assert_eq!(host.handle_client_frame(now, gateway, &open), Ok(()));
     assert_eq!(host.handle_client_frame(now, gateway, &report), Ok(()));
     assert_eq!((host.rejects().get(Reject::NoSession), host.rtts(now).len()), (before + 1, 1));
+}
+
+#[test]
+fn a_crash_loses_nothing_that_was_acknowledged() {
+    let mut world = World::new();
+    world.durability = Durability::Log;
+    let service = world.deploy();
+    let (home, alpha) = (world.named("home"), world.named("alpha"));
+    assert_eq!(world.count(), "1");
+    world.crash(home);
+    world.pass(Micros::from_secs(2));
+    assert_eq!(world.count(), "2", "replayed from a fresh instance");
+    // Clouds advertise again.
+    world.pass(Micros::from_secs(12));
+    world.begin_move(service, home, alpha);
+    world.pass(Micros::from_millis(200));
+    assert_eq!(world.count(), "3");
+    world.crash(alpha);
+    world.pass(Micros::from_secs(2));
+    assert_eq!(world.count(), "4", "replayed from what was received");
+    assert_eq!(world.instances(), [alpha]);
+    assert!(world.nodes[&home].images.is_empty());
+}
+
+#[test]
+fn a_response_waits_for_its_request_to_be_on_disk() {
+    let mut world = World::new();
+    world.durability = Durability::Log;
+    world.deploy();
+    let home = world.named("home");
+    assert_eq!(world.count(), "1");
+    world.node(home).slow_disk = true;
+    let ticket = world.ask();
+    world.pass(Micros::from_millis(300));
+    assert!(!world.answers.contains_key(&ticket), "it is not in the log yet");
+    world.crash(home);
+    world.pass(Micros::from_secs(4));
+    assert_eq!(world.answers.get(&ticket).map(String::as_str), Some("2"), "executed once, as far as anybody knows");
+}
+
+#[test]
+fn images_shorten_the_log_and_the_journal_is_compacted() {
+    let mut world = World::new();
+    world.durability = Durability::Log;
+    for node in world.nodes.values_mut() {
+        node.parts.1.image_log_bytes = 2000;
+        let (identity, config) = node.parts.clone();
+        node.host = Host::new(identity, config, world.bundle.clone(), 0);
+        node.host.set_addresses(vec!["/x".to_owned()]);
+    }
+    world.pass(Micros::from_secs(1));
+    world.deploy();
+    let home = world.named("home");
+    for number in 1..=30 {
+        assert_eq!(world.count(), number.to_string());
+    }
+    let (before, images) = (world.nodes[&home].journal.len(), world.nodes[&home].images.len());
+    assert_eq!(images, 1, "older images are dropped");
+    world.node(home).host.compact_if(1 << 30);
+    world.pass(Micros::from_millis(100));
+    let after = world.nodes[&home].journal.len();
+    assert!(after < before / 2 && after > 1, "{after} of {before} entries");
+    world.crash(home);
+    world.pass(Micros::from_secs(2));
+    assert_eq!(world.count(), "31");
+    let sequence_kept = world.answers.len();
+    assert_eq!(sequence_kept, 31);
+}
+
+#[test]
+fn a_host_that_crashes_at_any_step_of_a_move_ends_it_well() {
+    let steps =
+        ["VerifyCloud", "Request", "VerifyService", "Response", "Transfer", "TransferAck", "Complete", "Released"];
+    for who in ["home", "alpha"] {
+        for step in steps {
+            let mut world = World::new();
+            world.durability = Durability::Log;
+            let service = world.deploy();
+            let (home, alpha) = (world.named("home"), world.named("alpha"));
+            assert_eq!(world.count(), "1");
+            let seen = std::rc::Rc::new(std::cell::Cell::new(false));
+            let sees = std::rc::Rc::clone(&seen);
+            world.loses = Box::new(move |message| {
+                let name = match message {
+                    Message::Registry { frame, .. } => frame.name(),
+                    Message::Migrate { frame, .. } => frame.name(),
+                    Message::Client { .. } | Message::State { .. } | Message::Gossip { .. } => return false,
+                };
+                // From this step on nothing arrives, until the crash.
+                sees.set(sees.get() || name == step);
+                sees.get()
+            });
+            world.begin_move(service, home, alpha);
+            let ticket = world.ask();
+            world.pass(Micros::from_millis(100));
+            assert!(seen.get(), "{step} is never sent");
+            let crashes = world.named(who);
+            world.crash(crashes);
+            world.loses = Box::new(|_| false);
+            world.pass(Micros::from_secs(40));
+            assert_eq!(world.answers.get(&ticket).map(String::as_str), Some("2"), "{who} crashed at {step}");
+            assert_eq!(world.count(), "3", "{who} crashed at {step}");
+            let record = world.registry.placement(service).expect("registered").host;
+            assert_eq!(world.instances(), [record], "{who} crashed at {step}");
+            let images: Vec<_> = world.nodes.values().flat_map(|node| node.images.keys()).collect();
+            assert!(images.len() <= 1, "{who} crashed at {step}: {images:?}");
+        }
+    }
 }

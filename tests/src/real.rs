@@ -22,6 +22,7 @@ use wayfare_protocol::{
     gateway::GatewayConfig,
     host::{HostConfig, Identity},
     ids::{Digest, HostId, ServiceId},
+    limits::{COMPACT_JOURNAL_BYTES_MIN, IMAGE_LOG_BYTES_MIN},
     migration::messages::{Lookup, RegistryFrame},
     placement::{PlacementConfig, Policy},
     reject::Strict,
@@ -194,7 +195,14 @@ impl RealHost {
         let unused = tokio::sync::mpsc::channel(1).1;
         let parts = HostParts {
             identity: Identity { secret: peer.secret.clone(), registry, certificate: verified },
-            config: HostConfig { capacity: CAPACITY, price_micros: 0, placement, step_timeout: STEP_TIMEOUT },
+            config: HostConfig {
+                capacity: CAPACITY,
+                price_micros: 0,
+                placement,
+                step_timeout: STEP_TIMEOUT,
+                image_log_bytes: IMAGE_LOG_BYTES_MIN,
+                compact_journal_bytes: COMPACT_JOURNAL_BYTES_MIN,
+            },
             bundle: realm.bundle(),
             net: peer.net.clone(),
             net_events: std::mem::replace(&mut peer.events, unused),

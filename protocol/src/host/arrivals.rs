@@ -3,13 +3,14 @@
 use super::{
     Effect, Entry, Event, Host,
     departures::Belongings,
-    effect::ReceiveJob,
+    effect::{ImageId, ReceiveJob},
     hosted::{LeaseClock, Retry, Run},
 };
 use crate::{
     advert::Gossip,
     ids::{Digest, HostId, MigrationId, RegistryId},
     limits::{HALF_OPEN_MAX, HALF_OPEN_PER_PEER_MAX, SERVICES_MAX, TRANSFER_MAX},
+    manifest::Durability,
     migration::{
         messages::{
             Granted, MigrateFrame, MigrateRefused, NoService, Placement, RecordsAcked, RegistryFrame, RequestFrame,
@@ -19,27 +20,27 @@ use crate::{
         trace::{Ending, Side, Trace},
     },
     placement::Placer,
-    reject::{Guards, Reject},
+    reject::{Guards, Reject, Rule},
     session::Sessions,
     suite::Suite,
     time::{Instant, Now},
     trust::{CoSigned, Signed},
-    wire::{self, Frame},
+    wire::Frame,
 };
 
 /// A service on its way here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Arrival {
     pub(super) target: Target,
-    trace: Trace,
+    pub(super) trace: Trace,
     /// Before Held: when to drop it.
-    deadline: Instant,
+    pub(super) deadline: Instant,
     /// From Held on: when 10 was first sent, and its next repeat.
-    completing: Option<(Instant, Retry)>,
+    pub(super) completing: Option<(Instant, Retry)>,
     /// The client table and placement history as received.
-    belongings: Option<Vec<u8>>,
+    pub(super) belongings: Option<Vec<u8>>,
     /// When 7 left.
-    answered: Option<Instant>,
+    pub(super) answered: Option<Instant>,
 }
 
 impl Arrival {
@@ -201,8 +202,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
     ) -> Result<(), Reject> {
         let ids = frame.request.unverified()?.ids;
         if let Some(arrival) = self.arrivals.get(&ids.mig) {
-            let same = arrival.target.source() == peer && arrival.target.request_hash() == frame.request.hash();
-            if !same {
+            // What 4 said is forgotten over a restart; what came of it is not.
+            let first = arrival.target.request_hash().ok_or(Reject::Finished)?;
+            if arrival.target.source() != peer || first != frame.request.hash() {
                 return Err(Reject::Reused);
             }
             if let Some(response) = arrival.target.repeat_response() {
@@ -225,6 +227,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         if self.cordoned {
             return Err(Reject::Cordoned);
+        }
+        if self.full {
+            return Err(Reject::NoResources);
         }
         let is_own = |hash: &Digest| self.is_own_advert(now, hash);
         let (target, verify) = Target::start::<S, G>(&party!(self), now, peer, frame, is_own, rng)?;
@@ -255,6 +260,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let arrival = self.arrivals.get_mut(&mig).ok_or(Reject::UnknownMigration)?;
         let manifest = arrival.target.manifest();
         let (code, required) = (manifest.code, manifest.required);
+        let durable = manifest.durability == Durability::Log;
         let needs_module = !self.modules.contains(&code);
         let (frame, agreement) =
             arrival.target.handle_yes::<S, G>(&party!(self), now, signed, required, needs_module, rng)?;
@@ -270,6 +276,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             code,
             needs_module,
             memory_bytes: required.memory_bytes,
+            durable,
         };
         let source = job.from;
         self.outbox.now(Effect::Receive(job));
@@ -434,32 +441,31 @@ impl<S: Suite, G: Guards> Host<S, G> {
 
     fn unpack(&self, now: Now, arrival: &Arrival) -> Result<(Sessions, Placer), Reject> {
         let bytes = arrival.belongings.as_deref().ok_or(Reject::UnexpectedMessage)?;
-        let belongings: Belongings = wire::decode(bytes)?;
-        let sessions = Sessions::from_bytes(&belongings.sessions)?;
+        let (sessions, memory) = Belongings::unpack(bytes)?;
         let manifest = arrival.target.manifest();
-        let placer = Placer::new(self.config.placement, manifest.required, manifest.max_rtt)
-            .with_memory(now, &belongings.memory);
+        let placer = Placer::new(self.config.placement, manifest.required, manifest.max_rtt).with_memory(now, &memory);
         Ok((sessions, placer))
     }
 
     /// Whether `bytes` can be this service's client table: checked before 9 promises to hold it.
     pub fn check_belongings(bytes: &[u8]) -> Result<(), Reject> {
-        let belongings: Belongings = wire::decode(bytes)?;
-        Sessions::from_bytes(&belongings.sessions).map(|_| ())
+        Belongings::unpack(bytes).map(|_| ())
     }
 
-    /// The driver has started, activated or resumed an instance; or could not.
+    /// The driver has started, activated or resumed an instance, and what `_initialize` read of the outside if it ran; or
+    /// could not.
     pub fn handle_started(
         &mut self,
         now: Now,
         stay: super::hosted::Stay,
-        result: Result<(), String>,
+        result: Result<Vec<u8>, String>,
         rng: &mut dyn rand_core::Rng,
     ) {
         let (service, epoch) = stay;
         let Some(hosted) = self.services.get_mut(&stay) else { return };
         match result {
-            Ok(()) => {
+            Ok(inputs) => {
+                let started = hosted.run == Run::Starting;
                 if matches!(hosted.run, Run::Starting | Run::Resuming) {
                     hosted.run = Run::Serving;
                 }
@@ -471,6 +477,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 if let Some(trace) = self.history.iter_mut().rev().find(arrived) {
                     trace.switched.get_or_insert(now.wall);
                 }
+                if started {
+                    self.log_start(stay, inputs);
+                }
                 self.outbox.now(Effect::Event(Event::Serving(service, epoch)));
                 self.admit_held(stay, now);
             }
@@ -481,7 +490,13 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     /// The instance cannot run (any more): nothing is answered from it, its lease is let go, and people are told.
-    fn break_down(&mut self, stay: super::hosted::Stay, now: Now, reason: &str, rng: &mut dyn rand_core::Rng) {
+    pub(super) fn break_down(
+        &mut self,
+        stay: super::hosted::Stay,
+        now: Now,
+        reason: &str,
+        rng: &mut dyn rand_core::Rng,
+    ) {
         let Some(hosted) = self.services.get_mut(&stay) else { return };
         let (service, _) = stay;
         hosted.running = None;
@@ -505,6 +520,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
         for mig in due {
             let Some(arrival) = self.arrivals.get_mut(&mig) else { continue };
             // Held: neither a timeout nor a peer ends it, only R.
+            let ended = arrival.completing.is_some_and(|(since, _)| since + self.config.step_timeout <= now.mono);
+            if ended && !G::keeps(Rule::HeldUntilDecided) {
+                self.drop_arrival(mig, now, "the registry did not answer in time");
+                continue;
+            }
             if let (Some((_, retry)), Some(complete)) = (&mut arrival.completing, arrival.target.complete()) {
                 retry.again(now.mono);
                 let frame = RegistryFrame::Complete(complete.clone());
@@ -520,11 +540,20 @@ impl<S: Suite, G: Guards> Host<S, G> {
 
     fn drop_arrival(&mut self, mig: MigrationId, _now: Now, reason: &str) {
         let Some(mut arrival) = self.arrivals.remove(&mig) else { return };
+        if !G::keeps(Rule::FreeResources) {
+            arrival.deadline = Instant(u64::MAX);
+            arrival.completing = None;
+            self.arrivals.insert(mig, arrival);
+            return;
+        }
         if !arrival.target.is_held() {
             let entry = Entry::Dropped { ids: arrival.target.ids() };
             self.outbox.persist(|seq| Effect::Persist { seq, entry });
         }
         self.outbox.promise(Effect::DiscardIncoming { mig });
+        if arrival.target.manifest().durability == Durability::Log {
+            self.outbox.promise(Effect::DropImage(ImageId::Held(mig)));
+        }
         arrival.trace.ending = Ending::Failed(reason.to_owned());
         self.finish(mig, arrival.trace);
     }

@@ -10,7 +10,7 @@ use crate::{
     },
     ids::{ClientId, HostId, ServiceId},
     limits::{QUEUED_REQUESTS_MAX, REQUEST_BYTES_MAX},
-    reject::{Guards, Reject, ensure},
+    reject::{Guards, Reject, Rule, ensure},
     session::Admit,
     suite::Suite,
     time::Now,
@@ -21,6 +21,11 @@ use crate::{
 /// What a client gets instead of a response that no frame could carry.
 const TOO_LONG: &[u8] =
     b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/plain\r\ncontent-length: 46\r\n\r\nthe service's response is longer than allowed\n";
+
+/// The response, or what the client gets instead.
+pub(super) fn bounded(response: Vec<u8>) -> Vec<u8> {
+    if response.len() > REQUEST_BYTES_MAX { TOO_LONG.to_vec() } else { response }
+}
 
 impl<S: Suite, G: Guards> Host<S, G> {
     /// A frame on the request stream of `gateway`, whom the transport has authenticated.
@@ -71,7 +76,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     fn serving(&mut self, gateway: HostId, service: ServiceId) -> Option<Stay> {
         let stay = self.current(service);
         if stay.is_none() {
-            let frame = match self.departed.get(&service) {
+            let frame = match self.departed_to(service) {
                 Some(placement) => ClientFrame::Moved(placement.clone()),
                 None => ClientFrame::Gone(Gone { service }),
             };
@@ -85,7 +90,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let Some(stay) = self.serving(gateway, open.service) else { return Ok(()) };
         let Some(hosted) = self.services.get_mut(&stay) else { return Ok(()) };
         let (service, client) = (open.service, open.client);
-        let frame = match hosted.sessions.open(client, gateway) {
+        // The client table is not back yet: soon.
+        let opened =
+            if hosted.run == Run::Restoring { Err(Reject::Full) } else { hosted.sessions.open(client, gateway) };
+        let frame = match opened {
             Ok(()) => ClientFrame::Opened(Opened { service, client }),
             Err(reject) => {
                 self.rejects.count(reject);
@@ -103,9 +111,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
         ensure::<G>(request_hash(&call.request) == call.hash, Reject::WrongHash)?;
         let Some(stay) = self.serving(gateway, call.service) else { return Ok(()) };
         let Some(hosted) = self.services.get_mut(&stay) else { return Ok(()) };
-        if hosted.queue.len() + hosted.held.len() >= QUEUED_REQUESTS_MAX {
+        let no_room = self.full && hosted.disk.is_some();
+        if hosted.queue.len() + hosted.held.len() >= QUEUED_REQUESTS_MAX || no_room {
             self.not_executed(gateway, call.service, call.client, call.sequence, Reject::Full);
-        } else if hosted.run == Run::Broken {
+        } else if matches!(hosted.run, Run::Broken | Run::Lost) {
             self.not_executed(gateway, call.service, call.client, call.sequence, Reject::Broken);
         } else if matches!(hosted.run, Run::Starting | Run::Serving) {
             self.admit(stay, now, gateway, call);
@@ -119,15 +128,15 @@ impl<S: Suite, G: Guards> Host<S, G> {
     fn admit(&mut self, stay: Stay, now: Now, gateway: HostId, call: Call) {
         let Some(hosted) = self.services.get_mut(&stay) else { return };
         let Call { service, client, sequence, hash, acked_below, request } = call;
-        match hosted.sessions.admit(client, sequence, hash, acked_below) {
+        match hosted.sessions.admit::<G>(client, sequence, hash, acked_below) {
             Ok(Admit::Execute) => {
-                hosted.queue.push_back(Waiting { client, sequence, request });
+                hosted.queue.push_back(Waiting { client, sequence, hash, acked_below, request });
                 self.pump(stay, now);
             }
             Ok(Admit::Replay(response)) => {
-                if hosted.may_serve(now.mono) {
-                    let reply = Reply { service, client, sequence, response };
-                    self.outbox.now(Effect::ToGateway(gateway, ClientFrame::Reply(reply)));
+                if hosted.may_serve::<G>(now.mono) {
+                    let logged = hosted.disk.is_some();
+                    self.reply(logged, gateway, Reply { service, client, sequence, response });
                 }
             }
             Ok(Admit::Join) => {}
@@ -159,15 +168,20 @@ impl<S: Suite, G: Guards> Host<S, G> {
     pub(super) fn pump(&mut self, stay: Stay, now: Now) {
         let (service, epoch) = stay;
         while let Some(hosted) = self.services.get_mut(&stay) {
-            if hosted.running.is_some() || !hosted.may_serve(now.mono) {
+            if hosted.running.is_some() || !hosted.may_serve::<G>(now.mono) {
                 return;
             }
-            let Some(Waiting { client, sequence, request }) = hosted.queue.pop_front() else { return };
+            let Some(mut waiting) = hosted.queue.pop_front() else { return };
+            let (client, sequence) = (waiting.client, waiting.sequence);
             if let Err(reject) = hosted.sessions.begin(client, sequence) {
                 self.refuse_call(service, client, sequence, reject);
                 continue;
             }
-            hosted.running = Some((client, sequence));
+            let request = match &hosted.disk {
+                Some(_) => waiting.request.clone(),
+                None => std::mem::take(&mut waiting.request),
+            };
+            hosted.running = Some(waiting);
             self.outbox.now(Effect::Execute { service, epoch, client, sequence, request });
         }
     }
@@ -183,32 +197,50 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// Whether a response of `service` may leave now: the driver asks just before it sends one (PROTOCOL 4.5).
     pub fn may_answer(&self, now: Now, service: ServiceId) -> bool {
         let current = self.current(service).and_then(|stay| self.services.get(&stay));
-        current.is_some_and(|hosted| now.mono < hosted.lease.until && hosted.keeps_lease())
+        current.is_some_and(|hosted| hosted.is_leased::<G>(now.mono) && hosted.keeps_lease())
     }
 
     fn gateway_of(&self, client: ClientId) -> Option<HostId> {
         self.links.iter().find(|(_, link)| link.client == client).map(|(gateway, _)| *gateway)
     }
 
-    /// The instance has answered.
-    pub fn handle_executed(&mut self, now: Now, stay: Stay, client: ClientId, sequence: u64, response: Vec<u8>) {
-        let Some(hosted) = self.services.get_mut(&stay) else { return };
-        if hosted.running != Some((client, sequence)) {
-            return;
+    /// Lets a response out: one of a service with a log waits until its request is in it, on disk (PROTOCOL 5).
+    fn reply(&mut self, logged: bool, gateway: HostId, reply: Reply) {
+        let effect = Effect::ToGateway(gateway, ClientFrame::Reply(reply));
+        if logged && G::keeps(Rule::LogBeforeReply) {
+            self.outbox.promise(effect);
+        } else {
+            self.outbox.now(effect);
         }
-        hosted.running = None;
-        let response = if response.len() > REQUEST_BYTES_MAX { TOO_LONG.to_vec() } else { response };
+    }
+
+    /// The instance has answered. `inputs` is what the request read of the outside, as the driver wants to have it back
+    /// when the request is executed again.
+    pub fn handle_executed(
+        &mut self,
+        now: Now,
+        stay: Stay,
+        client: ClientId,
+        sequence: u64,
+        response: Vec<u8>,
+        inputs: Vec<u8>,
+    ) {
+        let Some(hosted) = self.services.get_mut(&stay) else { return };
+        let answered = |running: &mut Waiting| (running.client, running.sequence) == (client, sequence);
+        let Some(done) = hosted.running.take_if(answered) else { return };
+        let response = bounded(response);
         // Only an evicted session is not there any more, and its client has gone.
         let _ = hosted.sessions.complete(client, sequence, response.clone());
-        let (freezing, leased) = (hosted.run == Run::Freezing, now.mono < hosted.lease.until);
+        let (freezing, leased) = (hosted.run == Run::Freezing, hosted.is_leased::<G>(now.mono));
+        let logged = self.log(stay, done, inputs);
         // The lease is checked again before the response leaves: without it, the client asks whoever holds the service.
         if let Some(gateway) = self.gateway_of(client).filter(|_| leased) {
-            let reply = Reply { service: stay.0, client, sequence, response };
-            self.outbox.now(Effect::ToGateway(gateway, ClientFrame::Reply(reply)));
+            self.reply(logged, gateway, Reply { service: stay.0, client, sequence, response });
         }
         if freezing {
             self.capture_if_idle(stay, now);
         } else {
+            self.image_if_due(stay, now);
             self.pump(stay, now);
         }
     }

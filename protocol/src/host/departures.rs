@@ -19,7 +19,7 @@ use crate::{
         trace::{Ending, Side, Trace},
     },
     placement::{Candidate, Explanation, Memory},
-    reject::{Guards, Reject},
+    reject::{Guards, Reject, Rule},
     suite::Suite,
     time::{Instant, Now, Timestamp},
     trust::Signed,
@@ -88,7 +88,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     pub(super) fn place_if_due(&mut self, stay: Stay, now: Now, rng: &mut dyn rand_core::Rng) {
         let me = self.me();
         let Some(hosted) = self.services.get(&stay) else { return };
-        if hosted.attempt.is_some() || !hosted.may_serve(now.mono) || now.mono < hosted.decide_at {
+        if hosted.attempt.is_some() || !hosted.may_serve::<G>(now.mono) || now.mono < hosted.decide_at {
             return;
         }
         let candidates = self.candidates(now, hosted);
@@ -128,7 +128,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         // An advert's serial is when it was made, as its cloud says.
         trace.step(1, Timestamp(known.advert.serial).min(now.wall));
         trace.step(2, now.wall);
-        let frame = VerifyCloudFrame { request, advert: source.advert().clone() };
+        let frame = VerifyCloudFrame { request, advert: known.advert.signed().clone() };
         hosted.attempt = Some(Attempt {
             source,
             asked: frame.request.hash(),
@@ -218,7 +218,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let Some(attempt) = &mut hosted.attempt else { return };
         let (Some(agreement), Some(ids)) = (attempt.agreement.take(), attempt.source.ids()) else { return };
         hosted.run = Run::Frozen;
-        let belongings = Belongings { sessions: hosted.sessions.to_bytes(), memory: hosted.placer.memory(now) };
+        let belongings = Belongings::pack(&hosted.sessions, hosted.placer.memory(now));
         self.outbox.now(Effect::Capture(CaptureJob {
             ids,
             addresses: attempt.source.addresses().to_vec(),
@@ -226,7 +226,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             transcript: agreement.transcript,
             code: hosted.manifest.code,
             send_module: agreement.send_module,
-            sessions: wire::encode(&belongings),
+            sessions: belongings,
         }));
     }
 
@@ -349,8 +349,14 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let entry = Entry::Released { ids, placement: placement.clone() };
         self.outbox.persist(|seq| Effect::Persist { seq, entry });
         self.outbox.promise(Effect::DiscardInstance { service, epoch });
+        if let Some(image) = hosted.disk.as_ref().and_then(|disk| disk.image) {
+            self.outbox.promise(Effect::DropImage(image));
+        }
+        if !G::keeps(Rule::DeleteByMigration) {
+            self.discard_all_of(service);
+        }
         self.outbox.promise(Effect::ToRegistry(service.registry, RegistryFrame::Released(released)));
-        self.departed.insert(service, placement.clone());
+        self.departs(service, placement.clone());
         let gone = Effect::Event(Event::MovedAway(service, to));
         self.tell_moved_to(&hosted, placement);
         self.outbox.now(gone);
@@ -360,6 +366,21 @@ impl<S: Suite, G: Guards> Host<S, G> {
         attempt.trace.ending = Ending::Moved;
         self.finish(ids.mig, attempt.trace);
         self.advertise_at = Instant::default();
+    }
+
+    /// What a host must never do: an older or newer stay of the same service is another matter.
+    fn discard_all_of(&mut self, service: ServiceId) {
+        let stays: Vec<Stay> = self.services.keys().filter(|stay| stay.0 == service).copied().collect();
+        for (service, epoch) in stays {
+            self.services.remove(&(service, epoch));
+            self.outbox.promise(Effect::DiscardInstance { service, epoch });
+        }
+        let arriving = |arrival: &&super::Arrival| arrival.target.ids().service == service;
+        let migs: Vec<_> = self.arrivals.values().filter(arriving).map(|arrival| arrival.target.ids().mig).collect();
+        for mig in migs {
+            self.arrivals.remove(&mig);
+            self.outbox.promise(Effect::DiscardIncoming { mig });
+        }
     }
 
     fn tell_moved_to(&mut self, hosted: &Hosted, placement: &Signed<Placement>) {
@@ -407,7 +428,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 hosted.run = Run::Resuming;
                 self.outbox.promise(Effect::Resume { service, epoch });
             }
-            Run::Starting | Run::Serving | Run::Resuming | Run::Sealed | Run::Broken => {}
+            Run::Starting | Run::Serving | Run::Resuming | Run::Restoring | Run::Sealed | Run::Lost | Run::Broken => {}
         }
         self.outbox.now(Effect::Event(Event::MoveFailed(service, to, reason.to_owned())));
         attempt.trace.downtime = attempt.frozen_at.map(|frozen| now.mono.since(frozen));
@@ -460,6 +481,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         if !attempt.source.has_consented() {
             self.give_up(stay, now, "the other side did not answer in time", rng);
+            return;
+        }
+        if !G::keeps(Rule::ThawWhenAborted) {
+            self.end_attempt(stay, now, "the registry did not answer in time");
             return;
         }
         match &mut attempt.reclaiming {

@@ -1,12 +1,15 @@
 //! What a [`Host`](super::Host) asks its driver to do, and what it journals.
 
+use std::{collections::BTreeMap, fmt};
+
 use serde::{Deserialize, Serialize};
 
+use super::hosted::Stay;
 use crate::{
     advert::Gossip,
     gateway::messages::ClientFrame,
     ids::{ClientId, Digest, Epoch, HostId, MigrationId, MigrationIds, RegistryId, ServiceId},
-    limits::FRAME_BYTES_MAX,
+    limits::{ENTRY_BYTES_MAX, LOG_ENTRY_OVERHEAD},
     manifest::Manifest,
     migration::{
         messages::{MigrateFrame, Placement, RegisterFrame, RegistryFrame},
@@ -14,6 +17,7 @@ use crate::{
         target::Held,
     },
     reject::Reject,
+    session::Executed,
     suite::Secret,
     trust::Signed,
     wire::{self, Wire},
@@ -21,7 +25,6 @@ use crate::{
 
 /// One thing to do. The driver executes effects in the order in which it polls them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::large_enum_variant, reason = "each is consumed as soon as it is polled")]
 pub enum Effect {
     /// Append `entry` under number `seq`, sync, then call [`handle_synced`](super::Host::handle_synced).
     Persist {
@@ -101,8 +104,153 @@ pub enum Effect {
         /// The attempt.
         mig: MigrationId,
     },
+    /// Delete every image but these: the first effect after a restart.
+    KeepImages(Vec<ImageId>),
+    /// Rebuild an instance; then `handle_restored`.
+    Restore(RestoreJob),
+    /// Make what was held ready to run, from its image; then `handle_held_restored`. None of its code runs before
+    /// [`Effect::Activate`].
+    RestoreHeld(HeldJob),
+    /// Save the instance as it is when this is reached, behind earlier [`Effect::Execute`]s and before later ones, with
+    /// `belongings`, as [`ImageId::Taken`]; sync it; then `handle_saved`.
+    SaveImage {
+        /// The service.
+        service: ServiceId,
+        /// Under this epoch.
+        epoch: Epoch,
+        /// The journal entry up to which the image covers the log.
+        upto: u64,
+        /// What is kept beside the memory.
+        belongings: Vec<u8>,
+    },
+    /// Delete an image, if it is there.
+    DropImage(ImageId),
+    /// Replace the journal, at once, by those of its entries that [survive](Entry::survives), under their numbers, and
+    /// `snapshot` under number `seq`; then [`handle_synced`](super::Host::handle_synced).
+    Compact {
+        /// Number of the snapshot.
+        seq: u64,
+        /// Everything but the logs.
+        snapshot: Entry,
+        /// Each service's log is needed from behind this number.
+        keep_after: BTreeMap<Stay, u64>,
+    },
     /// Tell people.
     Event(Event),
+}
+
+/// A service's state as saved on disk: instance, client table and placement history. What is not acknowledged by
+/// `handle_saved` or `handle_received` is not relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ImageId {
+    /// As received in this attempt, before 9 promised to hold it.
+    Held(MigrationId),
+    /// As it was after this journal entry.
+    Taken {
+        /// The service.
+        service: ServiceId,
+        /// Under this epoch.
+        epoch: Epoch,
+        /// The last entry that the image covers.
+        upto: u64,
+    },
+}
+
+impl fmt::Display for ImageId {
+    /// A file name, without an extension.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held(mig) => write!(f, "held-{mig}"),
+            Self::Taken { service, epoch, upto } => write!(f, "{service}-{}.{}-{upto}", epoch.era, epoch.hop),
+        }
+    }
+}
+
+/// What a log builds on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Base {
+    /// A new instance, whose `_initialize` read this of the outside.
+    Fresh {
+        /// As recorded.
+        inputs: Vec<u8>,
+    },
+    /// A saved one.
+    Image(ImageId),
+}
+
+/// A request that was executed, with all that it takes to execute it again to the same state and response.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Logged {
+    /// Whose.
+    pub client: ClientId,
+    /// Who spoke for the client.
+    pub gateway: HostId,
+    /// Its number.
+    pub sequence: u64,
+    /// Its hash.
+    pub hash: Digest,
+    /// The client's mark when it was admitted.
+    pub acked_below: u64,
+    /// An HTTP/1.1 message.
+    pub request: Vec<u8>,
+    /// What it read of the outside, as the driver recorded it.
+    pub inputs: Vec<u8>,
+}
+
+impl Logged {
+    /// What the client table needs to know of it.
+    pub const fn executed(&self) -> Executed {
+        let Self { client, gateway, sequence, hash, acked_below, .. } = *self;
+        Executed { client, gateway, sequence, hash, acked_below }
+    }
+
+    /// About how many bytes it takes in the journal.
+    pub const fn cost(&self) -> u64 {
+        LOG_ENTRY_OVERHEAD + self.request.len() as u64 + self.inputs.len() as u64
+    }
+}
+
+/// How to rebuild an instance after a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RestoreJob {
+    /// The service.
+    pub service: ServiceId,
+    /// Under this epoch.
+    pub epoch: Epoch,
+    /// Its module.
+    pub code: Digest,
+    /// Memory limit in bytes.
+    pub memory_bytes: u64,
+    /// Where to begin.
+    pub base: Base,
+    /// What to execute again, in this order.
+    pub log: Vec<Logged>,
+}
+
+/// What came of a [`RestoreJob`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Restored {
+    /// What the image held beside the memory, if the base was one.
+    pub belongings: Option<Vec<u8>>,
+    /// The response of each request of the log, in its order.
+    pub responses: Vec<Vec<u8>>,
+    /// Size of the image, 0 without one.
+    pub image_bytes: u64,
+}
+
+/// How to make a held state ready again after a restart: from [`ImageId::Held`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HeldJob {
+    /// The attempt.
+    pub mig: MigrationId,
+    /// The service.
+    pub service: ServiceId,
+    /// Under the epoch that it will have here.
+    pub epoch: Epoch,
+    /// Its module.
+    pub code: Digest,
+    /// Memory limit in bytes.
+    pub memory_bytes: u64,
 }
 
 /// How to capture and seal a service that is frozen.
@@ -141,6 +289,8 @@ pub struct ReceiveJob {
     pub needs_module: bool,
     /// Memory limit in bytes.
     pub memory_bytes: u64,
+    /// Whether what was received is saved as [`ImageId::Held`], and synced, before `handle_received`.
+    pub durable: bool,
 }
 
 /// What people should hear of.
@@ -164,6 +314,14 @@ pub enum Event {
     Undecided(ServiceId, MigrationId),
     /// An instance could not be started or resumed.
     Broken(ServiceId, String),
+    /// A service is rebuilt from disk after a restart, with so many requests to execute again.
+    Restoring(ServiceId, Epoch, usize),
+    /// It is as it was before the restart.
+    Restored(ServiceId, Epoch),
+    /// A restart lost its state, which was in memory only, as its owner had chosen.
+    Lost(ServiceId, Epoch),
+    /// An image of a service could not be saved: its log stays, and grows.
+    NotSaved(ServiceId, String),
 }
 
 /// A journal entry. Everything is keyed by (service, epoch) or by the attempt.
@@ -241,6 +399,52 @@ pub enum Entry {
         /// Where the service is now.
         by: Signed<Placement>,
     },
+    /// A new instance has started.
+    Started {
+        /// The service.
+        service: ServiceId,
+        /// The epoch it runs under.
+        epoch: Epoch,
+        /// What `_initialize` read of the outside.
+        inputs: Vec<u8>,
+    },
+    /// A request was executed: its response may leave.
+    Executed {
+        /// The service.
+        service: ServiceId,
+        /// The epoch it ran under.
+        epoch: Epoch,
+        /// The request.
+        logged: Logged,
+    },
+    /// An image covers the log up to an entry.
+    Imaged {
+        /// The service.
+        service: ServiceId,
+        /// The epoch it runs under.
+        epoch: Epoch,
+        /// That entry's number.
+        upto: u64,
+    },
+    /// A service, or its registration, is given up.
+    Forgotten {
+        /// The service.
+        service: ServiceId,
+        /// The epoch it was placed under; the first, if it was being registered.
+        epoch: Epoch,
+    },
+    /// Where a service is that was here.
+    Departed {
+        /// As its Registry says.
+        placement: Signed<Placement>,
+    },
+    /// Attempts that have ended.
+    Finished {
+        /// Oldest first.
+        migs: Vec<MigrationId>,
+    },
+    /// What all entries before this one say, but for [`Entry::Started`] and [`Entry::Executed`].
+    Snapshot(Vec<Entry>),
 }
 
 /// The version of journal entries, in front of each.
@@ -266,6 +470,18 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Whether the entry of this number outlives a compaction: it is in the part of a log that no image covers.
+    pub fn survives(&self, seq: u64, keep_after: &BTreeMap<Stay, u64>) -> bool {
+        match self {
+            Self::Started { service, epoch, .. } | Self::Executed { service, epoch, .. } => {
+                keep_after.get(&(*service, *epoch)).is_some_and(|covered| seq > *covered)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Wire for Entry {
-    const LIMIT: usize = 4 * FRAME_BYTES_MAX;
+    const LIMIT: usize = ENTRY_BYTES_MAX;
 }

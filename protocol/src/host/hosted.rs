@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::effect::ImageId;
 use crate::{
     gateway::messages::Call,
     ids::{ClientId, Digest, Epoch, HostId, MigrationIds, ServiceId},
@@ -13,7 +14,8 @@ use crate::{
         trace::Trace,
     },
     placement::Placer,
-    session::Sessions,
+    reject::{Guards, Rule},
+    session::{Executed, Sessions},
     suite::Secret,
     time::{Instant, Micros},
     trust::{Signed, Verified},
@@ -35,8 +37,12 @@ pub enum Run {
     Frozen,
     /// The driver was told to let it go on.
     Resuming,
+    /// The driver rebuilds it from disk; requests wait.
+    Restoring,
     /// Superseded without consent: kept, not served.
     Sealed,
+    /// A restart lost its state, which was in memory only.
+    Lost,
     /// The instance cannot run.
     Broken,
 }
@@ -49,6 +55,8 @@ impl Run {
             Self::Serving => "serving",
             Self::Freezing | Self::Frozen => "frozen",
             Self::Resuming => "resuming",
+            Self::Restoring => "restoring",
+            Self::Lost => "lost",
             Self::Sealed => "sealed",
             Self::Broken => "broken",
         }
@@ -64,6 +72,11 @@ pub struct Retry {
 }
 
 impl Retry {
+    /// The first sending is still to come, now.
+    pub fn at_once(now: Instant) -> Self {
+        Self { at: now, pause: RETRY_FIRST }
+    }
+
     /// The first repeat after the first pause from `now`.
     pub fn from(now: Instant) -> Self {
         Self { at: now + RETRY_FIRST, pause: RETRY_FIRST }
@@ -114,8 +127,38 @@ pub struct Waiting {
     pub client: ClientId,
     /// Its number.
     pub sequence: u64,
+    /// Its hash.
+    pub hash: Digest,
+    /// The client's mark when it was admitted.
+    pub acked_below: u64,
     /// An HTTP/1.1 message.
     pub request: Vec<u8>,
+}
+
+/// What of a service is on this host's disk (durability = log).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Disk {
+    /// What the log builds on; a new instance if `None`.
+    pub image: Option<ImageId>,
+    /// The last journal entry that the image covers.
+    pub covered: u64,
+    /// The last journal entry of the service's log.
+    pub last: u64,
+    /// About the bytes of the log behind the image.
+    pub log_bytes: u64,
+    /// At how many of them to take the next image.
+    pub next_image_at: u64,
+    /// The image that is being taken: up to which entry, and the log's bytes then.
+    pub saving: Option<(u64, u64)>,
+    /// While restoring: the requests that are executed again.
+    pub replaying: Vec<Executed>,
+}
+
+impl Disk {
+    /// Nothing but `image`, if there is one.
+    pub const fn new(image: Option<ImageId>, next_image_at: u64) -> Self {
+        Self { image, covered: 0, last: 0, log_bytes: 0, next_image_at, saving: None, replaying: Vec::new() }
+    }
 }
 
 /// An attempt to move the service away.
@@ -156,8 +199,8 @@ pub struct Hosted {
     pub sessions: Sessions,
     /// Where it should be.
     pub placer: Placer,
-    /// The request that the instance is working on.
-    pub running: Option<(ClientId, u64)>,
+    /// The request that the instance is working on; its bytes are kept only if they are to be logged.
+    pub running: Option<Waiting>,
     /// Admitted requests that wait for their turn.
     pub queue: VecDeque<Waiting>,
     /// Calls that met a frozen service: admitted if it thaws, sent again by their gateways if it moves.
@@ -168,6 +211,8 @@ pub struct Hosted {
     pub counter: u64,
     /// When to decide next where the service should be.
     pub decide_at: Instant,
+    /// What of it is on disk; `None`: durability = memory.
+    pub disk: Option<Disk>,
     /// When 7 left for the source, until the instance runs here: the downtime of this arrival, from above.
     pub arriving_since: Option<Instant>,
 }
@@ -185,12 +230,17 @@ impl Hosted {
 
     /// Whether the lease is this host's to use: it was not released by consent.
     pub fn keeps_lease(&self) -> bool {
-        !matches!(self.run, Run::Sealed | Run::Broken)
+        !matches!(self.run, Run::Sealed | Run::Broken | Run::Lost)
             && !self.attempt.as_ref().is_some_and(|attempt| attempt.source.has_consented())
     }
 
     /// Whether a request may be executed or a response leave at `now`.
-    pub fn may_serve(&self, now: Instant) -> bool {
-        self.run == Run::Serving && now < self.lease.until
+    pub fn may_serve<G: Guards>(&self, now: Instant) -> bool {
+        self.run == Run::Serving && self.is_leased::<G>(now)
+    }
+
+    /// Whether the lease holds at `now`.
+    pub fn is_leased<G: Guards>(&self, now: Instant) -> bool {
+        now < self.lease.until || !G::keeps(Rule::LeaseChecked)
     }
 }

@@ -4,17 +4,18 @@ use std::collections::VecDeque;
 
 use super::{
     Effect, Entry, Event, Host,
-    hosted::{Hosted, LeaseClock, Renewal, Retry, Run, Stay},
+    effect::ImageId,
+    hosted::{Disk, Hosted, LeaseClock, Renewal, Retry, Run, Stay},
 };
 use crate::{
     gateway::messages::ClientFrame,
-    ids::{Digest, Nonce, PlacementKey, ServiceId},
+    ids::{Digest, Epoch, Nonce, PlacementKey, ServiceId},
     limits::SERVICES_MAX,
-    manifest::Manifest,
+    manifest::{Durability, Manifest},
     migration::messages::{Answer, Decision, Granted, Placement, Register, RegisterFrame, RegistryFrame, Renew},
     migration::trace::Ending,
     placement::Placer,
-    reject::{Guards, Reject, ensure},
+    reject::{Guards, Reject, Rule, ensure},
     session::Sessions,
     suite::{Secret, Suite, fresh_secret, fresh16},
     time::{Instant, Now},
@@ -24,10 +25,10 @@ use crate::{
 /// A new service whose registration is out.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Registering {
-    frame: RegisterFrame,
-    manifest: Verified<Manifest>,
-    secret: Secret,
-    first_sent: Instant,
+    pub(super) frame: RegisterFrame,
+    pub(super) manifest: Verified<Manifest>,
+    pub(super) secret: Secret,
+    pub(super) first_sent: Instant,
     pub(super) retry: Retry,
 }
 
@@ -56,7 +57,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         if !manifest.permits(&self.identity.certificate) {
             return Err(Reject::PolicyForbids);
         }
-        if !self.free().cover(&manifest.required) {
+        if self.full || !self.free().cover(&manifest.required) {
             return Err(Reject::NoResources);
         }
         if self.services.len() + self.registering.len() >= SERVICES_MAX {
@@ -205,7 +206,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
             received,
         };
         self.outbox.persist(|seq| Effect::Persist { seq, entry });
-        self.departed.remove(&placement.service);
+        self.returns(placement.service);
+        let image = received.then_some(ImageId::Held(placement.mig));
+        let durable = manifest.durability == Durability::Log;
+        let disk = durable.then(|| Disk::new(image, self.config.image_log_bytes));
         let hosted = Hosted {
             placement,
             manifest,
@@ -220,6 +224,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             attempt: None,
             counter: 0,
             decide_at: Instant::default(),
+            disk,
             arriving_since: None,
         };
         self.services.insert(hosted.stay(), hosted);
@@ -283,7 +288,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let by = placement.signed().clone();
         self.outbox.persist(|seq| Effect::Persist { seq, entry: Entry::Sealed { service, epoch, by } });
         self.outbox.now(Effect::Event(Event::Superseded(service, epoch)));
-        self.departed.insert(service, placement.signed().clone());
+        self.departs(service, placement.signed().clone());
+        if !G::keeps(Rule::SealSuperseded) {
+            self.services.remove(&stay);
+            self.outbox.promise(Effect::DiscardInstance { service, epoch });
+        }
         self.tell_moved(placement);
     }
 
@@ -292,6 +301,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let refused = self.registering.iter().find(|(_, pending)| pending.frame.register.hash() == about);
         if let Some(service) = refused.map(|(service, _)| *service) {
             self.registering.remove(&service);
+            let entry = Entry::Forgotten { service, epoch: Epoch::FIRST };
+            self.outbox.persist(|seq| Effect::Persist { seq, entry });
             self.outbox.now(Effect::Event(Event::DeployFailed(service, reason.to_owned())));
             return;
         }

@@ -1,8 +1,8 @@
 //! A host's machine: everything a cloud or home node decides.
 //!
 //! Open next: [`effect`] for what it asks of its driver, [`hosted`] for what it knows of a service; `departures` and
-//! `arrivals` drive the two sides of a move, `leases` keeps placements alive, `clients` serves requests, `adverts` speaks to
-//! the mesh. A driver calls `handle_*` with what happens, executes [`Host::poll_effect`], and sleeps until
+//! `arrivals` drive the two sides of a move, `leases` keeps placements alive, `clients` serves requests, `durable` keeps what
+//! must survive a crash and takes it up again, `adverts` speaks to the mesh. A driver calls `handle_*` with what happens, executes [`Host::poll_effect`], and sleeps until
 //! [`Host::poll_timeout`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,22 +10,24 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::{
     advert::AdvertStore,
     ids::{ClientId, Digest, HostId, MigrationId, RegistryId, ServiceId},
+    latency::Vivaldi,
     limits::FINISHED_MAX,
     manifest::Resources,
-    migration::{messages::Placement, trace::Trace},
+    migration::trace::Trace,
     outbox::Outbox,
     placement::PlacementConfig,
-    reject::{Guards, Reject, RejectCounters, Strict},
+    reject::{Guards, Reject, RejectCounters, Rule, Strict},
     session::SESSION_SWEEP,
     suite::{Dalek, Secret, Suite},
     time::{Instant, Micros, Now, Timestamp},
-    trust::{Certificate, Role, Signed, TrustBundle, Verified},
+    trust::{Certificate, Role, TrustBundle, Verified},
 };
 
 mod adverts;
 mod arrivals;
 mod clients;
 mod departures;
+mod durable;
 pub mod effect;
 pub mod hosted;
 mod leases;
@@ -33,7 +35,8 @@ mod show;
 pub mod view;
 
 use arrivals::Arrival;
-pub use effect::{CaptureJob, Effect, Entry, Event, ReceiveJob};
+use durable::Departed;
+pub use effect::{Base, CaptureJob, Effect, Entry, Event, HeldJob, ImageId, Logged, ReceiveJob, RestoreJob, Restored};
 use hosted::{Hosted, Run, Stay};
 use leases::Registering;
 
@@ -66,6 +69,11 @@ pub struct HostConfig {
     pub placement: PlacementConfig,
     /// How long it waits for the other side's next message before consent; [`STEP_TIMEOUT`](crate::limits::STEP_TIMEOUT).
     pub step_timeout: Micros,
+    /// How long a service's log grows before an image replaces it; [`IMAGE_LOG_BYTES_MIN`](crate::limits::IMAGE_LOG_BYTES_MIN).
+    pub image_log_bytes: u64,
+    /// How long the journal grows before it is compacted;
+    /// [`COMPACT_JOURNAL_BYTES_MIN`](crate::limits::COMPACT_JOURNAL_BYTES_MIN).
+    pub compact_journal_bytes: u64,
 }
 
 /// A gateway's open request stream.
@@ -82,6 +90,7 @@ pub struct Host<S: Suite = Dalek, G: Guards = Strict> {
     config: HostConfig,
     bundle: TrustBundle,
     adverts: AdvertStore,
+    vivaldi: Vivaldi,
     /// Hashes of this host's own adverts, with their expiry: 3 may rest on any of them.
     own_adverts: VecDeque<(Digest, Timestamp)>,
     addresses: Vec<String>,
@@ -92,11 +101,15 @@ pub struct Host<S: Suite = Dalek, G: Guards = Strict> {
     services: BTreeMap<Stay, Hosted>,
     registering: BTreeMap<ServiceId, Registering>,
     arrivals: BTreeMap<MigrationId, Arrival>,
-    departed: BTreeMap<ServiceId, Signed<Placement>>,
+    departed: VecDeque<Departed>,
     finished: VecDeque<MigrationId>,
     links: BTreeMap<HostId, Link>,
     history: VecDeque<Trace>,
     rejects: RejectCounters,
+    /// The disk is nearly full.
+    full: bool,
+    /// The snapshot that replaces the journal, by its number, until it is on disk.
+    compacting: Option<u64>,
     outbox: Outbox<Effect>,
     kinds: std::marker::PhantomData<fn() -> (S, G)>,
 }
@@ -105,6 +118,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// A host with nothing on it. `last_seq` is the number of the journal's last entry.
     pub fn new(identity: Identity, config: HostConfig, bundle: TrustBundle, last_seq: u64) -> Self {
         Self {
+            vivaldi: Vivaldi::new(identity.me()),
             identity,
             config,
             bundle,
@@ -118,12 +132,14 @@ impl<S: Suite, G: Guards> Host<S, G> {
             services: BTreeMap::new(),
             registering: BTreeMap::new(),
             arrivals: BTreeMap::new(),
-            departed: BTreeMap::new(),
+            departed: VecDeque::new(),
             finished: VecDeque::new(),
             links: BTreeMap::new(),
             history: VecDeque::new(),
             rejects: RejectCounters::default(),
-            outbox: Outbox::starting_at(last_seq),
+            full: false,
+            compacting: None,
+            outbox: Outbox::starting_at(last_seq, G::keeps(Rule::SyncGate)),
             kinds: std::marker::PhantomData,
         }
     }
@@ -136,6 +152,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// Journal entries up to number `seq` are on disk.
     pub fn handle_synced(&mut self, seq: u64) {
         self.outbox.handle_synced(seq);
+        self.compacting.take_if(|snapshot| *snapshot <= seq);
     }
 
     /// When [`Host::handle_timeout`] wants to be called next.

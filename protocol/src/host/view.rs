@@ -160,7 +160,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
 
     /// Whether a service is on its way from or to this host, or is being started.
     pub fn is_moving(&self) -> bool {
-        let unsettled = |hosted: &Hosted| hosted.attempt.is_some() || hosted.run == Run::Starting;
+        let unsettled =
+            |hosted: &Hosted| hosted.attempt.is_some() || matches!(hosted.run, Run::Starting | Run::Restoring);
         !self.arrivals.is_empty() || self.services.values().any(unsettled)
     }
 

@@ -111,7 +111,6 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Source {
     target: HostId,
-    advert: Signed<Advert>,
     addresses: Vec<String>,
     phase: Phase,
     /// RECLAIM or CANCEL as sent: repeats are the same bytes.
@@ -141,7 +140,6 @@ impl Source {
         let signed = party.sign_to_registry::<S, _>(&request);
         let source = Self {
             target: advert.host,
-            advert: advert.signed().clone(),
             addresses: advert.addresses.clone(),
             phase: Phase::Verifying { request },
             reclaim: None,
@@ -149,6 +147,18 @@ impl Source {
             durations: (Micros::ZERO, Micros::ZERO),
         };
         (source, signed)
+    }
+
+    /// An attempt whose consent was in the journal when the host went down: only R decides.
+    pub fn restore(ids: MigrationIds, consented: Consented, addresses: Vec<String>, now: Instant) -> Self {
+        Self {
+            target: ids.host,
+            addresses,
+            phase: Phase::Frozen { ids, consented, acked: false, since: now },
+            reclaim: None,
+            cancel: None,
+            durations: (Micros::ZERO, Micros::ZERO),
+        }
     }
 
     /// The host that the service is to move to.
@@ -159,11 +169,6 @@ impl Source {
     /// Where that host is reached.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
-    }
-
-    /// The advert that the attempt rests on.
-    pub const fn advert(&self) -> &Signed<Advert> {
-        &self.advert
     }
 
     /// The attempt's identifiers, known from 3 on.

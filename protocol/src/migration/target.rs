@@ -78,10 +78,10 @@ pub struct Target {
     ids: MigrationIds,
     source: HostId,
     manifest: Verified<Manifest>,
-    key: PlacementKey,
     new_secret: Secret,
     new_key: PlacementKey,
-    request_hash: Digest,
+    /// `None` after a restart.
+    request_hash: Option<Digest>,
     phase: Phase,
 }
 
@@ -138,8 +138,20 @@ impl Target {
         let verify = VerifyService { ids, key: asked.key, nonce: Nonce(fresh16(rng)), request: request_hash, new_key };
         let signed = Signed::sign::<S>(party.host_secret, registry, Receiver::Registry(registry), &verify);
         let phase = Phase::Checking { request: frame.request.clone(), asked: (*request).clone(), verify };
-        let target = Self { ids, source: peer, key: asked.key, manifest, new_secret, new_key, request_hash, phase };
-        Ok((target, signed))
+        let request_hash = Some(request_hash);
+        Ok((Self { ids, source: peer, manifest, new_secret, new_key, request_hash, phase }, signed))
+    }
+
+    /// An attempt whose state was held when the host went down: only R decides.
+    pub fn restore<S: Suite>(
+        ids: MigrationIds,
+        source: HostId,
+        manifest: Verified<Manifest>,
+        new_secret: Secret,
+        held: Held,
+    ) -> Self {
+        let new_key = PlacementKey(S::public_key(&new_secret));
+        Self { ids, source, manifest, new_secret, new_key, request_hash: None, phase: Phase::Held { held } }
     }
 
     /// The attempt.
@@ -162,8 +174,8 @@ impl Target {
         (self.new_key, &self.new_secret)
     }
 
-    /// h(4): tells a repeat from a rival.
-    pub const fn request_hash(&self) -> Digest {
+    /// h(4): tells a repeat from a rival. Not known any more after a restart.
+    pub const fn request_hash(&self) -> Option<Digest> {
         self.request_hash
     }
 
@@ -276,11 +288,11 @@ impl Target {
         party: &TargetParty<'_>,
         signed: &CoSigned<Transfer>,
     ) -> Result<(), Reject> {
-        let (registry, source, key, ids, new_key) = (self.registry(), self.source, self.key, self.ids, self.new_key);
-        let Phase::Receiving { agreement, consent, .. } = &mut self.phase else {
+        let (registry, source, ids, new_key) = (self.registry(), self.source, self.ids, self.new_key);
+        let Phase::Receiving { asked, agreement, consent, .. } = &mut self.phase else {
             return Err(Reject::UnexpectedMessage);
         };
-        let transfer = signed.verify::<S, G>(&key.0, source, registry, Receiver::Host(party.me))?;
+        let transfer = signed.verify::<S, G>(&asked.key.0, source, registry, Receiver::Host(party.me))?;
         check_ids::<G>(&transfer.ids, &ids)?;
         ensure::<G>(transfer.new_key == new_key, Reject::WrongPlacementKey)?;
         ensure::<G>(transfer.transcript == agreement.transcript, Reject::WrongHash)?;
@@ -344,6 +356,14 @@ impl Target {
         let held = Held { ack, complete: CompleteFrame { complete, consent: consent.clone() }, state: *state };
         self.phase = Phase::Held { held: held.clone() };
         Ok(Some(held))
+    }
+
+    /// What is held, if it is.
+    pub const fn held(&self) -> Option<&Held> {
+        match &self.phase {
+            Phase::Held { held } => Some(held),
+            Phase::Checking { .. } | Phase::Receiving { .. } => None,
+        }
     }
 
     /// 10, to be sent again.

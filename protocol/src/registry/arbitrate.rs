@@ -15,7 +15,7 @@ use crate::{
         },
         source::check_ids,
     },
-    reject::{Guards, Reject, ensure},
+    reject::{Guards, Reject, Rule, ensure},
     suite::Suite,
     trust::{Message, Receiver, Signed, Verified},
 };
@@ -70,12 +70,12 @@ impl<S: Suite, G: Guards> Registry<S, G> {
                 self.tell_winner(call, record.ids, frame.complete.hash())?;
                 Ok(())
             }
-            MigrationState::Aborted { .. } => {
+            MigrationState::Aborted { .. } if G::keeps(Rule::SingleUseMig) => {
                 let answer = self.outcome(call.peer, record.ids, frame.complete.hash(), Decision::Aborted)?;
                 self.reply(call.peer, answer);
                 Ok(())
             }
-            MigrationState::Live => {
+            MigrationState::Live | MigrationState::Aborted { .. } => {
                 self.check_complete(frame, &complete, &record, &pinned)?;
                 self.decide(call, frame, &complete, record, &pinned)
             }
@@ -115,7 +115,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let ids = record.ids;
         let service = self.service(ids.service)?.clone();
         ensure::<G>(service.placement.epoch == ids.epoch, Reject::WrongEpoch)?;
-        ensure::<G>(service.live == Some(ids.mig), Reject::Finished)?;
+        let decided = service.live != Some(ids.mig) && G::keeps(Rule::SingleUseMig);
+        ensure::<G>(!decided, Reject::Finished)?;
         if let Err(reject) = self.in_good_standing(call.peer).map(|_| ()) {
             self.abort(ids.mig, AbortCause::Revoked);
             self.tables.put_service(ServiceRecord { live: None, ..service });

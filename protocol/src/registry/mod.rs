@@ -15,7 +15,7 @@ use crate::{
     manifest::Manifest,
     migration::messages::{Answer, Decision, Granted, Outcome, Placement, Refused, RegistryFrame},
     outbox::Outbox,
-    reject::{Guards, Reject, RejectCounters, ensure},
+    reject::{Guards, Reject, RejectCounters, Rule, ensure},
     suite::{Secret, Suite},
     time::{Instant, Micros, Now},
     trust::{Anchor, Message, Receiver, Signed, TrustBundle, certificate::registry_id},
@@ -120,7 +120,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             leases: BTreeMap::new(),
             recovery: None,
             staged: Vec::new(),
-            outbox: Outbox::default(),
+            outbox: Outbox::starting_at(0, G::keeps(Rule::SyncGate)),
             rejects: RejectCounters::default(),
             of: PhantomData,
         }

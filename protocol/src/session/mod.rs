@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::{
     ids::{ClientId, Digest, HostId},
     limits::{KEPT_BYTES_MAX, KEPT_RESPONSES_MAX, REQUEST_BYTES_MAX, SESSIONS_MAX},
-    reject::Reject,
+    reject::{Guards, Reject, Rule},
     time::Micros,
 };
 
@@ -51,6 +51,21 @@ pub enum Admit {
     Join,
     /// Not admitted: the client must acknowledge responses first, then send it again.
     Busy,
+}
+
+/// A request that was executed, but for its bytes: what the table needs to know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Executed {
+    /// Whose.
+    pub client: ClientId,
+    /// Who spoke for the client.
+    pub gateway: HostId,
+    /// Its number.
+    pub sequence: u64,
+    /// Its hash.
+    pub hash: Digest,
+    /// The client's mark when it was admitted.
+    pub acked_below: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -200,9 +215,16 @@ impl Sessions {
     /// Nothing changed: [`Reject::NoSession`]; [`Reject::BelowAcked`] if the number is below the mark, this call's own
     /// included, or is the last there is, above which no mark can rise; [`Reject::OtherRequest`] if the number was used
     /// for another request.
-    pub fn admit(&mut self, client: ClientId, sequence: u64, hash: Digest, acked_below: u64) -> Result<Admit, Reject> {
+    pub fn admit<G: Guards>(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        hash: Digest,
+        acked_below: u64,
+    ) -> Result<Admit, Reject> {
         let session = self.open.get_mut(&client).ok_or(Reject::NoSession)?;
-        if sequence < session.acked_below.max(acked_below) || sequence == u64::MAX {
+        let is_acked = sequence < session.acked_below.max(acked_below) && G::keeps(Rule::RefuseAcked);
+        if is_acked || sequence == u64::MAX {
             return Err(Reject::BelowAcked);
         }
         let known = session.kept.get(&sequence).map(|kept| kept.hash);
@@ -211,7 +233,7 @@ impl Sessions {
         }
         session.used = true;
         self.kept_bytes -= session.acknowledge(acked_below);
-        if let Some(kept) = session.kept.get(&sequence) {
+        if let Some(kept) = session.kept.get(&sequence).filter(|_| G::keeps(Rule::Deduplicate)) {
             return Ok(Admit::Replay(kept.response.clone()));
         }
         if session.running.contains_key(&sequence) {
@@ -285,6 +307,28 @@ impl Sessions {
             session.kept.insert(sequence, kept);
         }
         Ok(())
+    }
+
+    /// Takes up a request that was executed before a restart, with the response that it led to: its session is opened if it
+    /// is not, and its gateway's oldest responses make room, as they did then.
+    pub fn replay(&mut self, executed: Executed, response: Vec<u8>) {
+        let Executed { client, gateway, sequence, hash, acked_below } = executed;
+        let last = self.open.values().map(|session| session.serial).max().unwrap_or(0);
+        self.open.entry(client).or_insert_with(|| Session::new(gateway, last.saturating_add(1)));
+        self.acknowledge(client, acked_below);
+        self.make_room();
+        let Some(session) = self.open.get_mut(&client).filter(|session| sequence >= session.acked_below) else {
+            return;
+        };
+        let kept = Kept { hash, response };
+        let (cost, before) = (kept.cost(), session.kept.insert(sequence, kept).map_or(0, |before| before.cost()));
+        session.kept_bytes += cost - before.min(cost);
+        self.kept_bytes += cost - before.min(cost);
+    }
+
+    /// Who speaks for `client`, if it has a session.
+    pub fn gateway_of(&self, client: ClientId) -> Option<HostId> {
+        self.open.get(&client).map(|session| session.gateway)
     }
 
     /// Un-admits one request that did not run.

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire;
+use crate::{reject::Strict, wire};
 
 const A: ClientId = ClientId([1; 32]);
 const B: ClientId = ClientId([2; 32]);
@@ -18,7 +18,7 @@ fn opened() -> Sessions {
 }
 
 fn run(table: &mut Sessions, sequence: u64, response: &[u8]) {
-    assert_eq!(table.admit(A, sequence, HASH, 0), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, sequence, HASH, 0), Ok(Admit::Execute));
     table.begin(A, sequence).unwrap();
     table.complete(A, sequence, response.to_vec()).unwrap();
 }
@@ -35,7 +35,7 @@ fn gateway(number: usize) -> HostId {
 
 /// The next request of `who`; whether it ran.
 fn hold(table: &mut Sessions, who: ClientId, sequence: u64, response: &[u8]) -> bool {
-    if table.admit(who, sequence, HASH, 0) != Ok(Admit::Execute) {
+    if table.admit::<Strict>(who, sequence, HASH, 0) != Ok(Admit::Execute) {
         return false;
     }
     table.begin(who, sequence).is_ok_and(|()| table.complete(who, sequence, response.to_vec()) == Ok(()))
@@ -58,13 +58,17 @@ fn a_gateway_that_holds_all_it_can_leaves_room_for_others() {
     hog(&mut table, 0, &large);
     assert!(table.kept_bytes() >= TABLE_BYTES_MAX && table.kept_bytes() < TABLE_BYTES_MAX + TABLE_BYTES_SLACK);
     let hog = client(1_000_000 + GATEWAY_SESSIONS_MAX - 1);
-    assert_eq!(table.admit(hog, 900, HASH, 0), Ok(Admit::Busy));
+    assert_eq!(table.admit::<Strict>(hog, 900, HASH, 0), Ok(Admit::Busy));
     // The other asks one thing after the other, and acknowledges.
     for sequence in 0..20 {
         assert!(hold(&mut table, A, sequence, &large));
         table.acknowledge(A, sequence + 1);
     }
-    assert_eq!(table.admit(client(1_000_000), 0, HASH, 0), Ok(Admit::Replay(large)), "and none is the worse for it");
+    assert_eq!(
+        table.admit::<Strict>(client(1_000_000), 0, HASH, 0),
+        Ok(Admit::Replay(large)),
+        "and none is the worse for it"
+    );
 }
 
 #[test]
@@ -72,7 +76,7 @@ fn what_is_admitted_yet_over_its_share_does_not_begin() {
     let mut table = Sessions::default();
     let late = client(1_000_000 + GATEWAY_SESSIONS_MAX - 1);
     table.open(late, gateway(0)).unwrap();
-    assert_eq!(table.admit(late, 900, HASH, 0), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(late, 900, HASH, 0), Ok(Admit::Execute));
     hog(&mut table, 0, &vec![0; REQUEST_BYTES_MAX]);
     assert_eq!(table.begin(late, 900), Err(Reject::Full));
     assert_eq!(table.begin(late, 900), Err(Reject::UnexpectedMessage), "it is no longer admitted");
@@ -94,9 +98,9 @@ fn whoever_holds_most_makes_room_and_the_table_stays_bounded() {
     }
     assert!(table.kept_bytes() >= TABLE_BYTES_MAX, "the caps were reached");
     assert!(hold(&mut table, A, 0, &large));
-    assert_eq!(table.admit(A, 0, HASH, 0), Ok(Admit::Replay(large)));
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Ok(Admit::Replay(large)));
     // What was lost for it is not executed again.
-    assert_eq!(table.admit(client(1_000_000), 0, HASH, 0), Err(Reject::BelowAcked));
+    assert_eq!(table.admit::<Strict>(client(1_000_000), 0, HASH, 0), Err(Reject::BelowAcked));
 }
 
 #[test]
@@ -122,23 +126,27 @@ fn responses_that_came_are_forgotten_without_another_call() {
     table.sweep();
     table.acknowledge(A, 1);
     assert_eq!(table.kept_bytes(), KEPT_OVERHEAD + 1);
-    assert_eq!(table.admit(A, 0, HASH, 0), Err(Reject::BelowAcked));
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Err(Reject::BelowAcked));
     table.acknowledge(A, 0);
-    assert_eq!(table.admit(A, 1, HASH, 0), Ok(Admit::Replay(b"b".to_vec())), "a mark does not fall");
+    assert_eq!(table.admit::<Strict>(A, 1, HASH, 0), Ok(Admit::Replay(b"b".to_vec())), "a mark does not fall");
     table.acknowledge(B, 5);
     assert!(table.sweep().is_empty(), "its gateway is there");
     table.acknowledge(A, u64::MAX);
     assert_eq!(table.kept_bytes(), 0);
-    assert_eq!(table.admit(A, u64::MAX, HASH, 0), Err(Reject::BelowAcked), "no mark can rise above this number");
+    assert_eq!(
+        table.admit::<Strict>(A, u64::MAX, HASH, 0),
+        Err(Reject::BelowAcked),
+        "no mark can rise above this number"
+    );
 }
 
 #[test]
 fn the_host_counts_what_a_client_asks() {
     let mut table = opened();
-    assert_eq!(table.admit(A, 0, HASH, 0), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Ok(Admit::Execute));
     assert_eq!(table.take_completed(A), 0, "not until it is done");
     table.complete(A, 0, vec![]).unwrap();
-    table.admit(A, 0, HASH, 0).unwrap();
+    table.admit::<Strict>(A, 0, HASH, 0).unwrap();
     run(&mut table, 1, b"");
     assert_eq!((table.take_completed(A), table.take_completed(A), table.take_completed(B)), (2, 0, 0));
     run(&mut table, 2, b"");
@@ -155,7 +163,7 @@ fn a_gateway_has_few_sessions_and_its_oldest_idle_one_goes() {
     for number in 0..GATEWAY_SESSIONS_MAX {
         table.open(own(number), GATEWAY).unwrap();
     }
-    assert_eq!(table.admit(own(0), 0, HASH, 0), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(own(0), 0, HASH, 0), Ok(Admit::Execute));
     table.open(own(8), GATEWAY).unwrap();
     assert!(table.is_open(own(0)) && !table.is_open(own(1)), "the oldest runs something");
     assert_eq!(table.open(own(1), GATEWAY), Err(Reject::Finished), "it leaves a tombstone");
@@ -163,7 +171,7 @@ fn a_gateway_has_few_sessions_and_its_oldest_idle_one_goes() {
     table.open(own(9), GATEWAY).unwrap();
     assert!(!table.is_open(own(0)), "nothing runs after a move; the order went along");
     for number in [2, 3, 4, 5, 6, 7, 8, 9] {
-        assert_eq!(table.admit(own(number), 0, HASH, 0), Ok(Admit::Execute));
+        assert_eq!(table.admit::<Strict>(own(number), 0, HASH, 0), Ok(Admit::Execute));
     }
     let before = table.clone();
     assert_eq!(table.open(own(10), GATEWAY), Err(Reject::Full));
@@ -189,28 +197,28 @@ fn a_captured_gateway_with_too_many_sessions_is_refused() {
 #[test]
 fn a_request_runs_once_and_is_replayed() {
     let mut table = opened();
-    assert_eq!(table.admit(A, 3, HASH, 0), Ok(Admit::Execute));
-    assert_eq!(table.admit(A, 3, HASH, 0), Ok(Admit::Join));
+    assert_eq!(table.admit::<Strict>(A, 3, HASH, 0), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, 3, HASH, 0), Ok(Admit::Join));
     table.complete(A, 3, b"first".to_vec()).unwrap();
-    assert_eq!(table.admit(A, 3, HASH, 0), Ok(Admit::Replay(b"first".to_vec())));
+    assert_eq!(table.admit::<Strict>(A, 3, HASH, 0), Ok(Admit::Replay(b"first".to_vec())));
     assert_eq!(table.complete(A, 3, b"second".to_vec()), Err(Reject::UnexpectedMessage));
-    assert_eq!(table.admit(A, 3, HASH, 3), Ok(Admit::Replay(b"first".to_vec())));
+    assert_eq!(table.admit::<Strict>(A, 3, HASH, 3), Ok(Admit::Replay(b"first".to_vec())));
 }
 
 #[test]
 fn without_a_session_nothing_runs() {
-    assert_eq!(opened().admit(B, 0, HASH, 0), Err(Reject::NoSession));
+    assert_eq!(opened().admit::<Strict>(B, 0, HASH, 0), Err(Reject::NoSession));
 }
 
 #[test]
 fn below_the_mark_nothing_runs() {
     let mut table = opened();
     run(&mut table, 0, b"r");
-    assert_eq!(table.admit(A, 5, HASH, 4), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, 5, HASH, 4), Ok(Admit::Execute));
     let before = table.clone();
-    assert_eq!(table.admit(A, 0, HASH, 0), Err(Reject::BelowAcked));
-    assert_eq!(table.admit(A, 3, HASH, 0), Err(Reject::BelowAcked));
-    assert_eq!(table.admit(A, 6, HASH, 7), Err(Reject::BelowAcked), "below this call's own mark");
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Err(Reject::BelowAcked));
+    assert_eq!(table.admit::<Strict>(A, 3, HASH, 0), Err(Reject::BelowAcked));
+    assert_eq!(table.admit::<Strict>(A, 6, HASH, 7), Err(Reject::BelowAcked), "below this call's own mark");
     assert_eq!(table, before);
     assert_eq!(table.kept_bytes(), 0, "acknowledged responses are forgotten");
 }
@@ -218,20 +226,20 @@ fn below_the_mark_nothing_runs() {
 #[test]
 fn another_request_under_a_used_number_is_refused() {
     let mut table = opened();
-    assert_eq!(table.admit(A, 0, HASH, 0), Ok(Admit::Execute));
-    assert_eq!(table.admit(A, 0, OTHER, 0), Err(Reject::OtherRequest));
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, 0, OTHER, 0), Err(Reject::OtherRequest));
     table.complete(A, 0, b"r".to_vec()).unwrap();
-    assert_eq!(table.admit(A, 0, OTHER, 0), Err(Reject::OtherRequest));
+    assert_eq!(table.admit::<Strict>(A, 0, OTHER, 0), Err(Reject::OtherRequest));
 }
 
 #[test]
 fn a_response_that_was_given_up_meanwhile_is_not_kept() {
     let mut table = opened();
-    assert_eq!(table.admit(A, 0, HASH, 0), Ok(Admit::Execute));
-    assert_eq!(table.admit(A, 1, HASH, 1), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, 1, HASH, 1), Ok(Admit::Execute));
     table.complete(A, 0, b"late".to_vec()).unwrap();
     assert_eq!(table.kept_bytes(), 0);
-    assert_eq!(table.admit(A, 0, HASH, 0), Err(Reject::BelowAcked));
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Err(Reject::BelowAcked));
 }
 
 #[test]
@@ -241,9 +249,9 @@ fn kept_responses_are_capped_by_number() {
         run(&mut table, sequence, b"");
     }
     let next = KEPT_RESPONSES_MAX as u64;
-    assert_eq!(table.admit(A, next, HASH, 0), Ok(Admit::Busy));
-    assert_eq!(table.admit(A, 0, HASH, 0), Ok(Admit::Replay(vec![])));
-    assert_eq!(table.admit(A, next, HASH, 1), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, next, HASH, 0), Ok(Admit::Busy));
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Ok(Admit::Replay(vec![])));
+    assert_eq!(table.admit::<Strict>(A, next, HASH, 1), Ok(Admit::Execute));
 }
 
 #[test]
@@ -252,7 +260,7 @@ fn kept_responses_are_capped_by_bytes_whatever_waits() {
     let large = vec![0; REQUEST_BYTES_MAX];
     let waiting = 8;
     for sequence in 0..waiting {
-        assert_eq!(table.admit(A, sequence, HASH, 0), Ok(Admit::Execute));
+        assert_eq!(table.admit::<Strict>(A, sequence, HASH, 0), Ok(Admit::Execute));
     }
     let mut ran = 0;
     for sequence in 0..waiting {
@@ -265,8 +273,8 @@ fn kept_responses_are_capped_by_bytes_whatever_waits() {
         }
     }
     assert!(ran > 0 && table.kept_bytes() < KEPT_BYTES_MAX + REQUEST_BYTES_MAX);
-    assert_eq!(table.admit(A, 7, HASH, 0), Ok(Admit::Busy));
-    assert_eq!(table.admit(A, 7, HASH, 1), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, 7, HASH, 0), Ok(Admit::Busy));
+    assert_eq!(table.admit::<Strict>(A, 7, HASH, 1), Ok(Admit::Execute));
     assert_eq!(table.complete(A, 7, vec![0; REQUEST_BYTES_MAX + 1]), Err(Reject::FrameTooLarge));
 }
 
@@ -276,13 +284,13 @@ fn what_was_not_admitted_neither_begins_nor_completes() {
     assert_eq!(table.begin(A, 0), Err(Reject::UnexpectedMessage));
     assert_eq!(table.complete(A, 0, vec![]), Err(Reject::UnexpectedMessage));
     assert_eq!(table.complete(B, 0, vec![]), Err(Reject::UnexpectedMessage));
-    assert_eq!(table.admit(A, 0, HASH, 0), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Ok(Admit::Execute));
     table.forget_running();
     assert_eq!(table.running(), 0);
     assert_eq!(table.begin(A, 0), Err(Reject::UnexpectedMessage));
-    assert_eq!(table.admit(A, 0, HASH, 0), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Ok(Admit::Execute));
     table.forget(A, 0);
-    assert_eq!(table.admit(A, 0, OTHER, 0), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, 0, OTHER, 0), Ok(Admit::Execute));
 }
 
 #[test]
@@ -304,7 +312,7 @@ fn an_idle_session_leaves_a_tombstone() {
     table.touch(B);
     assert_eq!(table.sweep(), [A]);
     assert_eq!(table.kept_bytes(), 0);
-    assert_eq!(table.admit(A, 0, HASH, 0), Err(Reject::NoSession));
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Err(Reject::NoSession));
     assert_eq!(table.open(A, GATEWAY), Err(Reject::Finished));
     let mut table = Sessions::from_bytes(&table.to_bytes()).unwrap();
     assert_eq!(table.open(A, GATEWAY), Err(Reject::Finished));
@@ -314,7 +322,7 @@ fn an_idle_session_leaves_a_tombstone() {
 #[test]
 fn a_running_session_is_not_swept() {
     let mut table = opened();
-    assert_eq!(table.admit(A, 0, HASH, 0), Ok(Admit::Execute));
+    assert_eq!(table.admit::<Strict>(A, 0, HASH, 0), Ok(Admit::Execute));
     table.sweep();
     assert!(table.sweep().is_empty());
 }
@@ -415,7 +423,7 @@ proptest! {
             match event {
                 Event::Call { client: number, sequence, acked_below } => {
                     let (who, mark) = (client(number), acked_below.min(sequence));
-                    match table.admit(who, sequence, HASH, mark) {
+                    match table.admit::<Strict>(who, sequence, HASH, mark) {
                         Ok(Admit::Execute) => {
                             prop_assert!(!queue.contains(&(who, sequence)));
                             queue.push((who, sequence));

@@ -2,8 +2,11 @@
 
 use wayfare_protocol::{
     advert::Gossip,
-    gateway::{effect, messages::ClientFrame},
-    host::Entry,
+    gateway::{
+        effect,
+        messages::{ClientFrame, client_id, request_hash},
+    },
+    host::{Entry, Logged},
     ids::Digest,
     migration::{messages::*, source::Consented, target::Held},
     reject::Reject,
@@ -163,6 +166,16 @@ fn journals() -> Vec<Vector> {
     let held = Held { ack: signed(&transfer_ack()), complete: complete_frame(), state };
     let word = signed(&manifest());
     let (service, epoch) = (ids.service, ids.epoch);
+    let request = b"GET / HTTP/1.1\r\n\r\n".to_vec();
+    let logged = Logged {
+        client: client_id(ids.host, 5),
+        gateway: ids.host,
+        sequence: 9,
+        hash: request_hash(&request),
+        acked_below: 8,
+        request,
+        inputs: vec![3, 4],
+    };
     let placed =
         Entry::Placed { placement: signed(&placement()), manifest: signed(&manifest()), secret, received: true };
     vec![
@@ -178,6 +191,13 @@ fn journals() -> Vec<Vector> {
         plain("host journal Aborted", Entry::Aborted { ids }),
         plain("host journal Dropped", Entry::Dropped { ids }),
         plain("host journal Sealed", Entry::Sealed { service, epoch, by: signed(&placement()) }),
+        plain("host journal Started", Entry::Started { service, epoch, inputs: vec![1, 2] }),
+        plain("host journal Executed", Entry::Executed { service, epoch, logged }),
+        plain("host journal Imaged", Entry::Imaged { service, epoch, upto: 7 }),
+        plain("host journal Forgotten", Entry::Forgotten { service, epoch }),
+        plain("host journal Departed", Entry::Departed { placement: signed(&placement()) }),
+        plain("host journal Finished", Entry::Finished { migs: vec![ids.mig] }),
+        plain("host journal Snapshot", Entry::Snapshot(vec![Entry::Dropped { ids }])),
         plain("gateway journal Incarnation", effect::Entry::Incarnation(5)),
         plain("gateway journal Reserved", effect::Entry::Reserved { service, below: 1024 }),
         plain("gateway journal Seen", effect::Entry::Seen { service, epoch }),

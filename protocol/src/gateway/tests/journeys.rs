@@ -112,7 +112,7 @@ impl Net {
                 answer(self, ClientFrame::Opened(Opened { service, client }));
             }
             ClientFrame::Call(Call { client, sequence, hash, acked_below, request, .. }) => {
-                let response = match self.service.sessions.admit(client, sequence, hash, acked_below) {
+                let response = match self.service.sessions.admit::<Strict>(client, sequence, hash, acked_below) {
                     Ok(Admit::Execute) => {
                         let response = format!("{}", self.service.executed.len()).into_bytes();
                         let before = self.service.executed.insert(request, response.clone());
