@@ -83,6 +83,9 @@ fn registry() -> Vec<Vector> {
         frame("by identifier", F::Lookup(Lookup::Id(ids().service))),
         frame("", F::Found(found())),
         frame("nothing", F::Found(Found { lookup: Lookup::Id(ids().service), service: None, addresses: vec![] })),
+        frame("", F::Recovering(Recovering { nonce: nonce() })),
+        frame("", F::Shown(shown())),
+        frame("nothing", F::Shown(shown_nothing())),
     ];
     let reasons = [
         NoReason::NotEnrolled,
