@@ -19,7 +19,7 @@ use wayfare_protocol::{
     ids::{ClientId, Digest, HostId, MigrationId, ServiceId},
     manifest::Manifest,
     reject::Reject,
-    time::Now,
+    time::{Micros, Now},
     trust::{Signed, TrustBundle},
 };
 
@@ -166,6 +166,11 @@ enum Happened {
         reply: oneshot::Sender<bulk::Receiving>,
     },
     StreamRejected(Reject),
+    /// A measured round trip.
+    Rtt {
+        host: HostId,
+        rtt: Micros,
+    },
     Records {
         mig: MigrationId,
         next: u64,

@@ -1,12 +1,12 @@
 //! A service's life at the Registry: REGISTER, RENEW, lookups.
 
 use super::{
-    Call, Event, LeaseState, Refusal, Registry,
+    AbortCause, Call, Event, LeaseState, Refusal, Registry,
     records::{ManifestRecord, ServiceRecord},
 };
 use crate::{
-    ids::{Epoch, MigrationId, ServiceId},
-    limits::{ADDRESSES_MAX, LEASE, LEASE_DRIFT, REGISTERED_MAX},
+    ids::{Epoch, HostId, MigrationId, ServiceId},
+    limits::{ADDRESSES_MAX, CLOCK_SKEW, LEASE, LEASE_DRIFT, REGISTERED_MAX, TRANSFER_MAX, VERDICT_LIFETIME},
     manifest::Manifest,
     migration::messages::{
         Answer, Decision, Found, Granted, Lease, Lookup, Placement, Register, RegisterFrame, RegistryFrame, Renew,
@@ -30,6 +30,17 @@ pub struct PlacementView<'a> {
     pub lease_left: Micros,
     /// Whether a migration is under way.
     pub moving: bool,
+    /// If nothing is decided about the service.
+    pub suspended: Option<Suspension>,
+}
+
+/// Why nothing is decided about a service since the Registry was restored from a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspension {
+    /// The longest lease may not have ended.
+    pub window: bool,
+    /// The host that has to show what it has.
+    pub waits_for: Option<HostId>,
 }
 
 impl<S: Suite, G: Guards> Registry<S, G> {
@@ -47,6 +58,9 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             placement,
             lease_left: until.since(now.mono),
             moving: record.live.is_some(),
+            suspended: self
+                .is_suspended(placement.service)
+                .then(|| Suspension { window: self.is_collecting(), waits_for: self.waits_for(placement.service) }),
         })
     }
 
@@ -156,6 +170,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let renew = signed.verify::<S, G>(&placement.key.0, self.id(), self.me())?;
         crate::migration::source::check_ids::<G>(&renew.ids, &placement.ids())?;
         ensure::<G>(!self.is_revoked(call.peer), Reject::Revoked)?;
+        self.end_abandoned(call, placement.service);
         let last = self.leases.get(&placement.service).and_then(|lease| lease.renewed.clone());
         let granted = match last {
             Some((request, granted)) if request == signed.hash() => {
@@ -173,6 +188,24 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         };
         self.reply(call.peer, RegistryFrame::Granted(granted));
         Ok(())
+    }
+
+    /// Aborts the service's undecided migration if nobody can go on with it any more: a source that forgot it in a crash
+    /// says nothing of it, but renews its lease, which it would not after consent. Aborting is always safe: whoever was
+    /// late hears so.
+    fn end_abandoned(&mut self, call: &Call<'_>, service: ServiceId) {
+        let Some(record) = self.tables.services.get(service) else { return };
+        let Some(migration) = record.live.and_then(|mig| self.tables.migrations.get(mig)) else { return };
+        // Without 6 nothing can follow once 3 has expired; with it, the records may take their time.
+        let last = match migration.pinned {
+            None => migration.expiry,
+            Some(_) => migration.expiry + VERDICT_LIFETIME + TRANSFER_MAX,
+        };
+        if call.now.wall > last + CLOCK_SKEW + CLOCK_SKEW {
+            let (mig, record) = (migration.ids.mig, ServiceRecord { live: None, ..record.clone() });
+            self.abort(mig, AbortCause::Abandoned);
+            self.tables.put_service(record);
+        }
     }
 
     /// The epoch has ended: the former holder learns by which migration (PROTOCOL 4.6). A forgotten one is no answer.
@@ -198,6 +231,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             }
         };
         let record = service.and_then(|service| self.tables.services.get(service));
+        // It may have been registered after the backup: that there is none is not known yet.
+        ensure::<G>(record.is_some() || !self.is_collecting(), Reject::Recovering)?;
         let host = record.and_then(|record| self.tables.hosts.get(record.placement.host));
         let addresses = host.map(|host| host.addresses.clone()).unwrap_or_default();
         let service = record.and_then(|record| {
