@@ -76,7 +76,7 @@ pub(super) struct Checker {
     pub(super) services: Vec<Service>,
     pub(super) violation: Option<Violation>,
     open: BTreeMap<(usize, Ticket), (Name, usize, usize)>,
-    refused: Vec<(usize, Name)>,
+    refused: BTreeSet<(usize, Name)>,
     /// Won or aborted, once that is on the Registry's disk.
     decided: BTreeMap<MigrationId, bool>,
     /// Who consented to leave: the host, the stay, the attempt.
@@ -89,6 +89,8 @@ pub(super) struct Checker {
     /// Hosts that have a disk which is older than what they did, and the stays that they may keep, sealed.
     old_disks: BTreeSet<usize>,
     sealed: BTreeSet<(usize, Stay)>,
+    /// The Registry was restored from a backup: what only a gateway was told may be forgotten.
+    was_restored: bool,
     /// Questions that failed at the very end.
     late: Vec<Name>,
     pub(super) last_questions: bool,
@@ -99,12 +101,14 @@ pub(super) struct Checker {
 impl Checker {
     pub(super) fn asked(&mut self, gateway: usize, ticket: Ticket, name: Name, service: usize, client: usize) {
         self.open.insert((gateway, ticket), (name, service, client));
+        // Under a key, it may be asked again.
+        self.refused.remove(&(service, name));
     }
 
     pub(super) fn close(&mut self, gateway: usize, ticket: Ticket, end: End) -> Option<(Name, usize, usize)> {
         let (name, service, client) = self.open.remove(&(gateway, ticket))?;
         if end == End::Refused {
-            self.refused.push((service, name));
+            self.refused.insert((service, name));
         }
         if end != End::Answered && self.last_questions && !self.services[service].excused {
             self.late.push(name);
@@ -128,6 +132,11 @@ impl Checker {
         self.consented.extend(consented.iter().map(|(stay, mig)| (node, *stay, *mig)));
         self.old_disks.insert(node);
         self.sealed.extend(stays.iter().map(|stay| (node, *stay)));
+    }
+
+    /// The Registry begins again with an older store.
+    pub(super) fn restored(&mut self) {
+        self.was_restored = true;
     }
 
     /// Whether any service is at this host, or on its way there, for all that is known.
@@ -254,7 +263,9 @@ impl<G: Guards> World<G> {
 
     /// What was promised to be held is deleted only when the Registry aborted the attempt.
     pub(super) fn check_discard_incoming(&mut self, node: usize, mig: MigrationId) {
-        if self.check.held.contains(&(node, mig)) && self.check.decided.get(&mig) != Some(&false) {
+        // A restored Registry aborts what it does not know without a word.
+        let aborted = self.check.was_restored || self.check.decided.get(&mig) == Some(&false);
+        if self.check.held.contains(&(node, mig)) && !aborted {
             let name = self.nodes[node].name.clone();
             self.violate("a held state ends by the Registry's decision only", || format!("{name} deletes {mig}"));
         }
@@ -337,9 +348,14 @@ impl<G: Guards> World<G> {
     fn check_records(&mut self) {
         let Machine::Registry(registry) = &self.nodes[self.registry].machine else { return };
         let clock = self.nodes[self.registry].clock;
+        let recovers = registry.recovery(clock.now(self.time)).is_some_and(|view| view.suspended > 0);
         let mut fell = None;
         for service in &mut self.check.services {
             let Some(placement) = registry.placement(service.id) else { continue };
+            if placement.epoch < service.told && recovers {
+                // Nothing is decided by it: the holder of the newer one has yet to show it.
+                continue;
+            }
             if placement.epoch < service.told {
                 fell = Some((service.id, placement.epoch, service.told));
             }
@@ -364,7 +380,9 @@ impl<G: Guards> World<G> {
             let Some(placement) = gateway.placement(service.id) else { continue };
             let epoch = placement.epoch;
             let before = self.check.followed.insert((node, service.id), epoch);
-            service.told = service.told.max(epoch);
+            if !self.check.was_restored {
+                service.told = service.told.max(epoch);
+            }
             if before.is_some_and(|before| epoch < before) {
                 fell = Some((service.id, epoch));
             }

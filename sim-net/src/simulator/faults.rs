@@ -39,7 +39,7 @@ pub(super) struct Plan {
     crash_ppm: u64,
     hang_ppm: u64,
     /// How long a node stays down, or hangs, on average.
-    down_us: u64,
+    pub(super) down_us: u64,
     hang_us: u64,
     /// Mean times between strikes, by kind.
     every: Vec<(Strike, u64)>,
@@ -48,6 +48,8 @@ pub(super) struct Plan {
     pub(super) request_timeout: Micros,
     pub(super) image_log_bytes: u64,
     pub(super) compact_journal_bytes: u64,
+    /// How much longer a gateway's journal is made out to be.
+    pub(super) gateway_journal_scale: u64,
     /// Which services are in memory only, by their number.
     pub(super) memory_ppm: u64,
     /// Which policy moves services by itself.
@@ -75,6 +77,10 @@ pub(super) enum Strike {
     BackUp,
     /// A host gets back such a copy.
     RollBack,
+    /// The Registry's store is copied.
+    StoreBackUp,
+    /// The Registry starts again from that copy.
+    StoreRestore,
     /// A wall clock is set.
     Clock,
     /// A cloud takes nothing in for a while.
@@ -99,6 +105,8 @@ impl Strike {
             Self::Replay => "replay",
             Self::BackUp => "back up",
             Self::RollBack => "roll back",
+            Self::StoreBackUp => "store back up",
+            Self::StoreRestore => "store restore",
             Self::Clock => "clock",
             Self::Cordon => "cordon",
             Self::Uncordon(_) => "uncordon",
@@ -134,6 +142,10 @@ impl Plan {
             every.push((Strike::BackUp, rng.magnitude(SECOND / 2, 5 * SECOND)));
             every.push((Strike::RollBack, rng.magnitude(SECOND / 2, 5 * SECOND)));
         }
+        if rng.one_in(4) {
+            every.push((Strike::StoreBackUp, rng.magnitude(2 * SECOND, 30 * SECOND)));
+            every.push((Strike::StoreRestore, rng.magnitude(15 * SECOND, 60 * SECOND)));
+        }
         let sometimes = |rng: &mut Rng, low, high| if rng.one_in(2) { rng.magnitude(low, high) } else { 0 };
         let (homes, clouds) = (rng.range(1, 2) as usize, rng.range(2, 4) as usize);
         Self {
@@ -167,6 +179,7 @@ impl Plan {
             request_timeout: Micros::from_secs(rng.range(30, 60)),
             image_log_bytes: rng.magnitude(1_000, 60_000),
             compact_journal_bytes: rng.magnitude(4_000, 200_000),
+            gateway_journal_scale: rng.magnitude(1, 1 << 18),
             memory_ppm: if rng.one_in(3) { 500_000 } else { 0 },
             policy: if rng.one_in(4) { Policy::Nearest } else { Policy::Never },
         }
@@ -217,6 +230,8 @@ impl<G: Guards> World<G> {
                 self.links.clogged.insert((node, other), (until, extra));
             }
             Strike::Replay => self.replay(),
+            Strike::StoreBackUp => self.back_up_store(),
+            Strike::StoreRestore => self.restore_store(),
             Strike::BackUp => self.back_up(node),
             Strike::RollBack => self.roll_back(node, self.plan.down_us),
             Strike::Clock => {

@@ -74,6 +74,12 @@ impl<G: Guards> World<G> {
                 }
                 self.sync(node);
             }
+            Some(Effect::Compact { seq, keep, entry }) => {
+                if let Disk::Gateway(journal) = &mut self.nodes[node].disk {
+                    journal.change(seq, Change::Compact { snapshot: wire::encode(&entry), keep });
+                }
+                self.sync(node);
+            }
             Some(Effect::Connect { host, .. }) => {
                 if let Some(peer) = self.by_host.get(&host).copied() {
                     self.connect(node, Kind::Request, peer);

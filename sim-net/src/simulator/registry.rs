@@ -40,6 +40,11 @@ impl<G: Guards> World<G> {
                     self.send(node, Kind::Registry, peer, false, frame.name(), frame.to_bytes());
                 }
             }
+            Some(Effect::Ask { to, addresses, frame }) => {
+                if let Some(peer) = self.by_host.get(&to).copied() {
+                    self.send(node, Kind::Registry, peer, !addresses.is_empty(), frame.name(), frame.to_bytes());
+                }
+            }
             Some(Effect::Event(event)) => self.registry_told(node, &event),
         }
         false

@@ -5,6 +5,7 @@ use wayfare_protocol::{
     ids::{Digest, MigrationId, MigrationIds, Nonce, PlacementKey},
     manifest::ServiceType,
     migration::messages::{CompleteFrame, Mode, RegistryFrame, Transfer, TransferComplete},
+    registry::mark_restored,
     reject::Guards,
     suite::{Dalek, Secret, Suite, fresh_secret, fresh16},
     trust::{CoSigned, Receiver},
@@ -105,6 +106,30 @@ impl<G: Guards> World<G> {
         self.tell(node, |_| "fault: its disk is replaced by the copy".to_owned());
         self.nodes[node].disk = Disk::Host(disk);
         self.check.rolled_back(node, &stays, &consented);
+    }
+
+    /// Somebody copies the Registry's store.
+    pub(super) fn back_up_store(&mut self) {
+        if let Disk::Registry(store) = &self.nodes[self.registry].disk {
+            self.store_backup = Some(store.durable().clone());
+            self.tell(self.registry, |_| "its store is copied".to_owned());
+        }
+    }
+
+    /// The Registry has lost its store, and begins again with the copy.
+    pub(super) fn restore_store(&mut self) {
+        let (registry, wall) = (self.registry, self.now(self.registry).wall);
+        let Some(mut rows) = self.store_backup.clone() else { return };
+        let id = self.bundle.anchors()[0].id;
+        let listed = rows.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
+        let Ok(mark) = mark_restored(id, listed, wall) else { return };
+        mark.iter().for_each(|change| change.apply(&mut rows));
+        self.crash(registry, self.plan.down_us);
+        self.tell(registry, |_| "fault: its store is replaced by the copy".to_owned());
+        if let Disk::Registry(store) = &mut self.nodes[registry].disk {
+            store.restore(rows);
+        }
+        self.check.restored();
     }
 
     fn look_at(&self, node: usize) -> Node {

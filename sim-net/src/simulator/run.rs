@@ -200,7 +200,7 @@ impl<G: Guards> World<G> {
                 return Some(format!("{} does not serve on {}", service.name, self.nodes[node].name));
             }
         }
-        let waiting = self.check.waiting_for_served();
+        let waiting = self.check.waiting_for_served() + self.unfinished();
         if waiting > 0 {
             return Some(format!("{waiting} questions are not answered"));
         }

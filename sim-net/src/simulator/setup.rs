@@ -17,7 +17,7 @@ use wayfare_protocol::{
 
 use super::{
     check::Service,
-    client::Client,
+    client::{Client, Manner},
     clock::Clock,
     disk::{Journal, Store},
     faults::{Plan, Strike},
@@ -89,7 +89,7 @@ impl<G: Guards> World<G> {
         self.nodes.push(Node::new("registry".to_owned(), host, secret, None, Disk::Registry(store)));
         for Member { name, role, secret, certificate } in enrolled {
             let disk = match role {
-                Role::Gateway => Disk::Gateway(Journal::new(|_, _, ()| true)),
+                Role::Gateway => Disk::Gateway(Journal::new(|seq, _, keep| keep.contains(&seq))),
                 Role::Cloud | Role::Home => Disk::Host(Box::new(HostDisk::new())),
             };
             let host = HostId(Dalek::public_key(&secret));
@@ -127,7 +127,7 @@ impl<G: Guards> World<G> {
                 registry::Effect::Reply { frame: RegistryFrame::Enrolled(enrolled), .. } => {
                     certificate = Some(enrolled.certificate);
                 }
-                registry::Effect::Reply { .. } | registry::Effect::Event(_) => {}
+                registry::Effect::Reply { .. } | registry::Effect::Ask { .. } | registry::Effect::Event(_) => {}
             }
         }
         Some(Member { name, role, secret, certificate: certificate? })
@@ -185,9 +185,10 @@ impl<G: Guards> World<G> {
                 continue;
             }
             for _ in 0..self.plan.clients_per_gateway {
-                let eager = self.rng.one_in(3);
+                let manners = [Manner::Patient, Manner::Eager, Manner::Keyed];
+                let manner = manners[self.rng.index(manners.len())];
                 let client = self.clients.len();
-                self.clients.push(Client::new(gateway, eager));
+                self.clients.push(Client::new(gateway, manner));
                 let first = self.rng.wait(self.plan.think_us);
                 self.queue.push(first, Event::Ask { client });
             }
@@ -273,8 +274,8 @@ impl<G: Guards> World<G> {
         config.request_timeout = self.plan.request_timeout;
         let Disk::Gateway(journal) = disk else { return None };
         let last = journal.durable().last().map_or(0, |(seq, _)| *seq);
-        let entries: Result<Vec<effect::Entry>, _> =
-            journal.durable().iter().map(|(_, bytes)| wire::decode(bytes)).collect();
+        let entries: Result<Vec<(u64, effect::Entry)>, wayfare_protocol::reject::Reject> =
+            journal.durable().iter().map(|(seq, bytes)| Ok((*seq, wire::decode(bytes)?))).collect();
         let mut gateway = Gateway::new(config, &entries.ok()?, last, &mut self.rng);
         for service in 0..self.plan.services {
             gateway.add_service(now, &Lookup::Name(format!("service-{service}"))).ok()?;

@@ -1,13 +1,13 @@
 //! The world: nodes, streams and the one queue of what happens; each event goes to a machine, whose effects are carried out,
 //! and then everything that must always hold is looked at ([`check`](super::check)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wayfare_protocol::{
     gateway::Gateway,
     host::hosted::Stay,
     ids::{HostId, MigrationId, MigrationIds},
-    registry::Registry,
+    registry::{Registry, StoreImage},
     reject::Guards,
     suite::{Dalek, Secret},
     time::{Instant, Now},
@@ -86,7 +86,7 @@ pub(super) enum Machine<G: Guards> {
 pub(super) enum Disk {
     Registry(Store),
     Host(Box<HostDisk>),
-    Gateway(Journal<()>),
+    Gateway(Journal<BTreeSet<u64>>),
 }
 
 /// A node.
@@ -190,6 +190,8 @@ pub(super) struct World<G: Guards> {
     pub(super) loot: Option<(MigrationIds, [u8; 32])>,
     /// Copies of hosts' disks.
     pub(super) backups: BTreeMap<usize, Backup>,
+    /// An older state of the Registry's store.
+    pub(super) store_backup: Option<StoreImage>,
     /// No more faults, no more moves.
     pub(super) calm: bool,
     hash: blake3::Hasher,
@@ -219,6 +221,7 @@ impl<G: Guards> World<G> {
             coverage: Coverage::default(),
             tally: Tally::default(),
             instances: 0,
+            store_backup: None,
             loot: None,
             backups: BTreeMap::new(),
             calm: false,
@@ -430,6 +433,9 @@ impl<G: Guards> World<G> {
             Machine::Gateway(gateway) if gateway.poll_timeout().is_some_and(|at| at <= now.mono) => {
                 gateway.handle_timeout(now);
             }
+            Machine::Registry(registry) if registry.poll_timeout().is_some_and(|at| at <= now.mono) => {
+                registry.handle_timeout(now, rng);
+            }
             _ => {}
         }
     }
@@ -469,7 +475,14 @@ impl<G: Guards> World<G> {
         let now = self.now(node);
         match &mut self.nodes[node].machine {
             Machine::Registry(registry) => registry.handle_synced(seq),
-            Machine::Gateway(gateway) => gateway.handle_synced(now, seq),
+            Machine::Gateway(gateway) => {
+                gateway.handle_synced(now, seq);
+                // As if the entries were long: a gateway's journal is compacted only when it is.
+                let journal = if let Disk::Gateway(journal) = &self.nodes[node].disk { journal.bytes() } else { 0 };
+                if let Machine::Gateway(gateway) = &mut self.nodes[node].machine {
+                    gateway.compact_if(journal * self.plan.gateway_journal_scale);
+                }
+            }
             Machine::Host(_) => self.host_synced(node, seq),
             Machine::Down => {}
         }
@@ -498,7 +511,8 @@ impl<G: Guards> World<G> {
         let due = match &self.nodes[node].machine {
             Machine::Host(host) => Some(host.host.poll_timeout()),
             Machine::Gateway(gateway) => gateway.poll_timeout(),
-            Machine::Registry(_) | Machine::Down => None,
+            Machine::Registry(registry) => registry.poll_timeout(),
+            Machine::Down => None,
         };
         let Some(due) = due.filter(|due| *due < Instant(u64::MAX / 2)) else { return };
         let at = self.nodes[node].clock.true_time(due).max(self.time);
