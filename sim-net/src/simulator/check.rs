@@ -91,6 +91,8 @@ pub(super) struct Checker {
     sealed: BTreeSet<(usize, Stay)>,
     /// The Registry was restored from a backup: what only a gateway was told may be forgotten.
     was_restored: bool,
+    /// It has not heard from all hosts yet, and does not decide.
+    recovers: bool,
     /// Questions that failed at the very end.
     late: Vec<Name>,
     pub(super) last_questions: bool,
@@ -137,6 +139,12 @@ impl Checker {
     /// The Registry begins again with an older store.
     pub(super) fn restored(&mut self) {
         self.was_restored = true;
+        self.recovers = true;
+    }
+
+    /// Whether a move may never end: its target's state was in memory, and a restored Registry cannot know what became of it.
+    pub(super) fn waits_for_owner(&self) -> bool {
+        self.was_restored && self.services.iter().any(|service| service.excused)
     }
 
     /// Whether any service is at this host, or on its way there, for all that is known.
@@ -350,9 +358,11 @@ impl<G: Guards> World<G> {
         let clock = self.nodes[self.registry].clock;
         let recovers = registry.recovery(clock.now(self.time)).is_some_and(|view| view.suspended > 0);
         let mut fell = None;
+        self.check.recovers = recovers;
         for service in &mut self.check.services {
             let Some(placement) = registry.placement(service.id) else { continue };
-            if placement.epoch < service.told && recovers {
+            let newest = service.record.map_or(service.told, |record| service.told.max(record.epoch));
+            if placement.epoch < newest && recovers {
                 // Nothing is decided by it: the holder of the newer one has yet to show it.
                 continue;
             }
@@ -399,7 +409,7 @@ impl<G: Guards> World<G> {
     /// The host of record has the state: running, frozen, held, or on its disk while it is down.
     fn check_holder(&mut self, at: usize) {
         let service = &self.check.services[at];
-        let Some(record) = service.record.filter(|_| !service.excused) else { return };
+        let Some(record) = service.record.filter(|_| !service.excused && !self.check.recovers) else { return };
         let Some(node) = self.by_host.get(&record.host).copied() else { return };
         let stay = (service.id, record.epoch);
         let here = self.nodes[node].as_host().is_some_and(|host| {

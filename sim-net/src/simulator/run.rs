@@ -185,7 +185,7 @@ impl<G: Guards> World<G> {
                 }
                 return Some(format!("{} is down", node.name));
             };
-            if host.host.is_moving() {
+            if host.host.is_moving() && !self.check.waits_for_owner() {
                 return Some(format!("a migration goes on at {}", node.name));
             }
         }
