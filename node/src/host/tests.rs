@@ -442,6 +442,21 @@ async fn images_replace_the_log_and_the_journal_stays_small() {
         assert_eq!(node.images().len(), 1);
     }
     assert_eq!(gateway.count().await, 101);
+    // Without its journal the host knows nothing of the image, and does not delete it either.
+    node.crash();
+    let (journal, aside) = (node.dir.join("journal"), node.dir.join("aside"));
+    until("the end", async || Journal::open(&journal).ok().map(|_| ())).await;
+    fs::rename(&journal, &aside).unwrap();
+    let refused = until("to be refused", async || match node.try_start().await {
+        Err(HostError::Net(NetError::AddressInUse { .. })) => None,
+        other => Some(other),
+    });
+    assert!(matches!(refused.await, Err(HostError::NoJournal { .. })));
+    assert_eq!(node.images().len(), 1);
+    fs::rename(&aside, &journal).unwrap();
+    node.start().await;
+    node.until_state("serving").await;
+    assert_eq!(gateway.count().await, 102);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -614,8 +629,8 @@ async fn a_target_that_cannot_write_the_state_refuses_it_and_the_source_serves_o
     assert_eq!(gateway.count().await, 1);
     fs::remove_dir(b.dir.join("images")).unwrap();
     move_to(&a, &b, service).await;
-    let reason = ending(&a).await.expect("it failed");
-    assert!(reason.contains(Reject::NoResources.name()), "{reason}");
+    // The refusal may cross the consent; then the registry decides.
+    assert!(ending(&a).await.is_some(), "it failed");
     assert_eq!(rejected(&b, Reject::NoResources).await, 1);
     a.until_state("serving").await;
     assert_eq!(gateway.count().await, 2);
