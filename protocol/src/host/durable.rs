@@ -473,8 +473,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     /// The disk is nearly full, or has room again. When full, nothing new is taken on; what was promised is kept.
-    pub const fn set_full(&mut self, full: bool) {
-        self.full = full;
+    pub fn set_full(&mut self, full: bool) {
+        if std::mem::replace(&mut self.full, full) != full {
+            // It is advertised: services need not ask in vain.
+            self.advertise_at = Instant::default();
+        }
     }
 
     /// Whether the disk is nearly full.
