@@ -97,13 +97,9 @@ impl Journal {
         if torn.is_some() {
             file.set_len(found.end as u64).map_err(failed)?;
         }
-<<<<<<< HEAD
         // A process that was killed may have left entries in the page cache only: what is acted upon must be on disk.
         file.sync_all().map_err(failed)?;
-        let last_seq = found.entries.last().map_or(0, |(seq, _)| *seq).max(head.base);
-=======
         let last_seq = last.max(head.base);
->>>>>>> h2
         let entries = found.entries.into_iter().map(|(seq, payload)| (seq, bytes[payload].to_vec())).collect();
         let journal = Self {
             path: path.to_owned(),
