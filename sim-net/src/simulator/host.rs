@@ -199,6 +199,7 @@ impl<G: Guards> World<G> {
                 self.task(node, (service, epoch), 2_000, Task::Start);
             }
             Effect::Execute { service, epoch, client, sequence, request } => {
+                self.check_execute(node, (service, epoch));
                 let mean = self.plan.call_us;
                 self.task(node, (service, epoch), mean, Task::Call { client, sequence, request });
             }

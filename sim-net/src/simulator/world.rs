@@ -102,6 +102,8 @@ pub(super) struct Node<G: Guards> {
     pub(super) life: u32,
     /// Nothing is processed before then.
     pub(super) busy_until: u64,
+    /// When its machine was last told something.
+    pub(super) called_at: u64,
     /// What has come meanwhile.
     deferred: Vec<Event>,
     /// When its timer fires next.
@@ -126,6 +128,7 @@ impl<G: Guards> Node<G> {
             clock: Clock::exact(),
             life: 0,
             busy_until: 0,
+            called_at: 0,
             deferred: Vec::new(),
             timer: u64::MAX,
             pools: BTreeMap::new(),
@@ -274,6 +277,9 @@ impl<G: Guards> World<G> {
         self.hash.update(bytes);
         if let Some(node) = node {
             self.nodes[node].last = label;
+            if !matches!(event, Event::Wake { .. }) {
+                self.nodes[node].called_at = self.time;
+            }
         }
         self.handle(event);
         if let Some(node) = node {
