@@ -37,12 +37,24 @@ pub const CLOCK_SKEW: Micros = Micros::from_secs(5);
 
 /// How long a verdict (3, 6) holds.
 pub const VERDICT_LIFETIME: Micros = Micros::from_secs(60);
-/// How long a placement may be served without renewal.
+/// How long a placement may be served without renewal, unless the Registry is configured otherwise.
 pub const LEASE: Micros = Micros::from_secs(30);
-/// How much longer than the holder the Registry counts a lease, for clocks that drift.
-pub const LEASE_DRIFT: Micros = Micros::from_secs(3);
-/// The holder renews this long after it last asked.
-pub const RENEW_INTERVAL: Micros = Micros::from_secs(10);
+/// The shortest and the longest lease that a Registry may be configured to give.
+pub const LEASE_MIN: Micros = Micros::from_secs(2);
+/// See [`LEASE_MIN`].
+pub const LEASE_MAX: Micros = Micros::from_secs(3600);
+
+/// How long the Registry counts a lease: a tenth longer than its holder does, for clocks that drift.
+pub const fn lease_counted(lease: Micros) -> Micros {
+    Micros(lease.0.saturating_add(lease.0 / 10))
+}
+
+/// How long after it last asked the holder renews: after a third of the lease. One that allows nothing, of a revoked host, is
+/// asked about now and then.
+pub const fn renew_interval(lease: Micros) -> Micros {
+    if lease.0 == 0 { Micros(LEASE.0 / 3) } else { Micros(lease.0 / 3) }
+}
+
 /// Services on one host. More: refused.
 pub const SERVICES_MAX: usize = 256;
 /// Half-open incoming migrations per peer (attack 6). More: refused.
@@ -100,3 +112,18 @@ pub const JOIN_TOKENS_MAX: usize = 4096;
 pub const HOSTS_MAX: usize = 100_000;
 /// Registered services at one Registry. More: refused.
 pub const REGISTERED_MAX: usize = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_renewed_twice_before_it_ends_and_counted_longer_than_held() {
+        for lease in [LEASE_MIN, LEASE, LEASE_MAX] {
+            assert!(renew_interval(lease).times(3) <= lease && renew_interval(lease) >= RETRY_FIRST);
+            assert!(lease_counted(lease) > lease);
+        }
+        assert_eq!(lease_counted(LEASE), Micros::from_secs(33));
+        assert!(renew_interval(Micros::ZERO) > Micros::from_secs(1), "a revoked host does not ask without a pause");
+    }
+}

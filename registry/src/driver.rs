@@ -8,9 +8,10 @@ use std::collections::VecDeque;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
-use wayfare_net::{Incoming, Pool, PoolEvent};
+use wayfare_net::{Incoming, Pool, PoolEvent, Watched};
 use wayfare_protocol::{
     ids::HostId,
+    migration::messages::{Answer as Decided, RegistryFrame},
     registry::{Effect, Event, StoreOp, is_violation},
     reject::Reject,
     wire::Frame as _,
@@ -79,14 +80,15 @@ pub(crate) struct Driver {
     store: StoreThread,
     /// Answers to commands, each with the batch that it waits for.
     waiting: VecDeque<(u64, Answer)>,
+    watched: Watched,
 }
 
 /// The store has failed: nothing can be promised any more.
 struct StoreLost;
 
 impl Driver {
-    pub(crate) fn new(machine: Machine, pool: Pool, store: StoreThread) -> Self {
-        Self { machine, pool, store, waiting: VecDeque::new() }
+    pub(crate) fn new(machine: Machine, pool: Pool, store: StoreThread, watched: Watched) -> Self {
+        Self { machine, pool, store, waiting: VecDeque::new(), watched }
     }
 
     /// Runs until `shutdown`, or until the store fails; then cancels `shutdown`, so that everything else stops too.
@@ -192,12 +194,27 @@ impl Driver {
                 }
                 Effect::Reply { to, frame } => {
                     debug!(peer = %to, message = frame.name(), "answered");
-                    self.pool.send(to, &[], frame.to_bytes().into());
+                    self.watched.send(name(&frame), || self.pool.send(to, &[], frame.to_bytes().into()));
                 }
-                Effect::Event(event) => log(&event),
+                Effect::Event(event) => {
+                    self.watched.written(event.name());
+                    log(&event);
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// What a message is, also where one frame carries several kinds.
+fn name(frame: &RegistryFrame) -> &'static str {
+    match frame {
+        RegistryFrame::Granted(granted) => match granted.answer {
+            Decided::Lease(_) => "Lease",
+            Decided::Aborted(_) => "Aborted",
+            Decided::Outcome(_) => "Outcome",
+        },
+        frame => frame.name(),
     }
 }
 

@@ -19,4 +19,4 @@ pub mod view;
 
 pub use config::{Config, ConfigError, StateDir, StoreChoice};
 pub use handle::{Handle, HandleError};
-pub use run::{RunError, RunningRegistry, run};
+pub use run::{RunError, RunningRegistry, run, run_watched};
