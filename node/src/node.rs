@@ -44,7 +44,7 @@ const MICROS_A_DAY: u64 = 24 * 3600 * 1_000_000;
 
 /// All that a node is started with.
 pub struct NodeOptions {
-    /// Where it keeps its journal, modules and certificate.
+    /// Where it keeps its journal, images, modules and certificate.
     pub dir: StateDir,
     /// Its key.
     pub secret: Secret,
@@ -60,7 +60,7 @@ pub struct NodeOptions {
     pub driver: Option<Arc<dyn Driver>>,
     /// Where its control API listens, if anywhere.
     pub api: Option<PathBuf>,
-    /// Begin afresh although an earlier run's services are lost.
+    /// Give up services whose state an earlier run had in memory only.
     pub forget_lost: bool,
     /// Keeps other processes out of `dir` while the node runs.
     pub lock: Option<DirLock>,

@@ -1,4 +1,4 @@
-//! What peers and registries name, in words.
+//! What peers and registries name, and what went wrong, in words.
 
 use wayfare_protocol::reject::Reject;
 
@@ -6,6 +6,18 @@ use wayfare_protocol::reject::Reject;
 pub(crate) fn in_words(reason: &str) -> String {
     let known = Reject::ALL.iter().find(|reject| reject.name() == reason);
     known.map_or_else(|| reason.escape_debug().to_string(), ToString::to_string)
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -90,10 +90,6 @@ pub(super) async fn deploy(
 ) -> Answer<Deployed> {
     let signed = manifest(&headers)?;
     let claims = signed.unverified()?;
-    if claims.durability == Durability::Log {
-        let error = "durability = log is not available yet";
-        return Err(Failure::bad_request(error, "deploy with --durability memory"));
-    }
     let host = api.host()?;
     let mut events = host.events().await.ok_or_else(Failure::stopping)?;
     let service = host.deploy(signed, module.to_vec()).await?;
@@ -104,7 +100,7 @@ pub(super) async fn deploy(
         _ => None,
     };
     match wait(&mut events, timeout_s, &api.shutdown, outcome).await? {
-        Some(Ok(epoch)) => Ok(Json(deployed(&api, claims.name, service, epoch))),
+        Some(Ok(epoch)) => Ok(Json(deployed(&api, &claims, service, epoch))),
         Some(Err(reason)) => {
             let error = format!("`{}` is not deployed: {}", claims.name, in_words(&reason));
             Err(Failure::new(StatusCode::CONFLICT, error, advice(&reason)))
@@ -117,16 +113,20 @@ pub(super) async fn deploy(
     }
 }
 
-fn deployed(api: &Shared, service: String, id: ServiceId, epoch: Epoch) -> Deployed {
+fn deployed(api: &Shared, manifest: &Manifest, id: ServiceId, epoch: Epoch) -> Deployed {
     let certificate = &api.parts.certificate;
+    let (durability, warning) = match manifest.durability {
+        Durability::Log => ("log", None),
+        Durability::Memory => ("memory", Some(MEMORY_WARNING.to_owned())),
+    };
     Deployed {
-        service,
+        service: manifest.name.clone(),
         id: id.to_string(),
         epoch: epoch.to_string(),
         host: certificate.host.to_string(),
         cloud: certificate.name.clone(),
-        durability: "memory".to_owned(),
-        warning: Some(MEMORY_WARNING.to_owned()),
+        durability: durability.to_owned(),
+        warning,
     }
 }
 

@@ -64,7 +64,8 @@ pub struct Service {
     pub id: Option<String>,
     /// `era.hop`.
     pub epoch: Option<String>,
-    /// `starting`, `serving`, `frozen`, `resuming`, `sealed`; at a gateway `placed` or `unknown`.
+    /// `starting`, `serving`, `frozen`, `resuming`, `restoring`, `sealed`, `lost`, `broken`; at a gateway `placed` or
+    /// `unknown`.
     pub state: String,
     /// The id of the host that has it.
     pub host: Option<String>,

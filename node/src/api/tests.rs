@@ -149,8 +149,7 @@ async fn a_deployment_that_cannot_be_is_refused_with_its_reason() {
     assert!(refusal(deploy(&client, b"not wasm", Durability::Memory).await).contains("cannot be a service"));
     let import = wat::parse_str(r#"(module (import "env" "socket" (func)))"#).unwrap();
     assert!(refusal(deploy(&client, &import, Durability::Memory).await).contains("socket"));
-    assert!(refusal(deploy(&client, &module(), Durability::Log).await).contains("not available yet"));
-    assert!(refusal(deploy(&client, &module(), Durability::Memory).await).contains("registry has not answered"));
+    assert!(refusal(deploy(&client, &module(), Durability::Log).await).contains("registry has not answered"));
     assert!(node.stop().await);
 }
 

@@ -162,7 +162,7 @@ pub(super) struct Run {
     /// The role that the node must have joined as: cloud, home or gateway
     #[arg(long, value_parser = role)]
     pub(super) role: Option<Role>,
-    /// Begin afresh although services were lost when this node last stopped
+    /// Give up the services whose state was lost when this node last stopped (durability = memory)
     #[arg(long)]
     pub(super) forget_lost: bool,
 }
@@ -170,10 +170,10 @@ pub(super) struct Run {
 /// Whether acknowledged writes survive a crash of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Durability {
+    /// What was acknowledged survives a crash or stop of its host
+    Log,
     /// A crash or stop of the host loses the service; moves lose nothing
     Memory,
-    /// Not available yet
-    Log,
 }
 
 #[derive(Args, Debug)]
@@ -205,7 +205,7 @@ pub(super) struct Deploy {
     #[arg(long, value_name = "MS")]
     pub(super) max_rtt: Option<u64>,
     /// Whether acknowledged writes survive a crash of the host
-    #[arg(long, value_enum, default_value_t = Durability::Memory)]
+    #[arg(long, value_enum, default_value_t = Durability::Log)]
     pub(super) durability: Durability,
     /// The manifest's version: higher than that of any before it
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -300,10 +300,10 @@ mod tests {
             (args.service.as_str(), args.to.as_deref(), args.no_wait, args.dry_run),
             ("kv", Some("delta"), true, false)
         );
-        let line = "wayfare deploy kv.wasm --name kv --allow-cloud a --allow-cloud b --max-rtt 40 --durability log";
+        let line = "wayfare deploy kv.wasm --name kv --allow-cloud a --allow-cloud b --max-rtt 40 --durability memory";
         let Command::Deploy(args) = parse(line).unwrap().command else { panic!() };
         assert_eq!((args.allow_clouds, args.max_rtt, args.memory), (vec!["a".into(), "b".into()], Some(40), 64));
-        assert_eq!(args.durability, Durability::Log);
+        assert_eq!(args.durability, Durability::Memory);
     }
 
     #[test]

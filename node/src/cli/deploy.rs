@@ -28,12 +28,6 @@ use crate::{
 const MIB: u64 = 1024 * 1024;
 
 pub(super) async fn deploy(context: &Context, args: args::Deploy) -> Result<(), Failure> {
-    if args.durability == args::Durability::Log {
-        return Err(Failure::setup(
-            "--durability log is not available yet: this version keeps state in memory only; deploy with --durability \
-             memory, which a crash of the host does not survive, or wait",
-        ));
-    }
     let module = read_module(&args.module)?;
     let client = context.client();
     let node: NodeInfo = client.get(&["node"], "").await?;
@@ -101,7 +95,10 @@ fn manifest(args: &args::Deploy, registry: RegistryId, owner: OwnerKey, module: 
         allowed_clouds: args.allow_clouds.iter().map(|name| cloud_id(registry, name)).collect(),
         allowed_regions: args.allow_regions.clone(),
         allowed_domains: Vec::new(),
-        durability: Durability::Memory,
+        durability: match args.durability {
+            args::Durability::Log => Durability::Log,
+            args::Durability::Memory => Durability::Memory,
+        },
         token_policy: TokenPolicy::Refuse,
     }
 }
@@ -129,6 +126,14 @@ mod tests {
         assert_eq!(manifest.required.memory_bytes, 32 * MIB);
         assert_eq!(manifest.allowed_clouds, [cloud_id(registry, "fjord")]);
         assert_eq!((manifest.max_rtt, manifest.code), (Micros::from_millis(40), module_digest(b"module")));
+        assert_eq!(manifest.durability, Durability::Log, "by default");
+    }
+
+    #[test]
+    fn only_who_asks_for_it_gets_a_service_in_memory_alone() {
+        let args = arguments("wayfare deploy m --name kv --durability memory");
+        let manifest = manifest(&args, RegistryId([1; 32]), OwnerKey([2; 32]), b"module");
+        assert_eq!(manifest.durability, Durability::Memory);
     }
 
     #[test]
@@ -139,12 +144,5 @@ mod tests {
         assert_eq!(owner_key(&context, None).unwrap(), made);
         let failure = owner_key(&context, Some(&temp.path().join("other"))).unwrap_err();
         assert!(failure.parts().0.contains("--owner-key") && failure.parts().1 == 2);
-    }
-
-    #[tokio::test]
-    async fn a_log_is_refused_before_anything_else() {
-        let context = Context { dir: StateDir::new("/nonexistent"), json: false };
-        let failure = deploy(&context, arguments("wayfare deploy m --name kv --durability log")).await.unwrap_err();
-        assert!(failure.parts().0.contains("not available yet") && failure.parts().1 == 2);
     }
 }

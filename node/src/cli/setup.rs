@@ -178,7 +178,8 @@ fn announce(context: &Context, node: &RunningNode) -> Result<(), Failure> {
 async fn warn_of_loss(node: &RunningNode) {
     let Some(host) = &node.host else { return };
     let services = host.with(|host, now, _| host.services(now)).await.unwrap_or_default();
-    let names: Vec<String> = services.into_iter().map(|service| service.name).collect();
+    let in_memory = services.into_iter().filter(|service| service.durability == "memory" && service.state != "lost");
+    let names: Vec<String> = in_memory.map(|service| service.name).collect();
     if !names.is_empty() {
         warn!(services = names.join(", "), "this stop loses the state of services that are in memory only");
     }

@@ -1,11 +1,12 @@
 //! State streams: one-way, source to target, one for each migration.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 use wayfare_net::{CancellationToken, FrameError, FrameReader, FrameWriter, Net, Protocol, Stream};
 use wayfare_protocol::{
-    host::{Host, ReceiveJob},
+    host::{Host, ImageId, ReceiveJob},
     ids::{HostId, MigrationId},
     limits::{MODULE_BYTES_MAX, STATE_FRAME_BYTES_MAX},
     migration::messages::MigrationRef,
@@ -15,10 +16,17 @@ use wayfare_protocol::{
     wire::Frame,
 };
 
-use super::{Arrived, Happened, worker::describe};
-use crate::runtime::{
-    Driver, Incoming, Launch, Limits, LogTail, Prepared, Salt,
-    state::{KIND_GLOBALS, KIND_PAGE},
+use super::{
+    Arrived, Happened,
+    images::{ImageWriter, Images},
+    modules,
+};
+use crate::{
+    runtime::{
+        Driver, Incoming, Launch, Limits, LogTail, Prepared, Salt, Sink,
+        state::{KIND_GLOBALS, KIND_PAGE},
+    },
+    words::describe,
 };
 
 /// Sealed records on their way to the stream. More: capturing waits.
@@ -28,7 +36,7 @@ const STALL: Duration = Duration::from_secs(10);
 /// The target acknowledges each so many records.
 const ACK_EVERY: u64 = 64;
 /// Bytes of the client table at most; more is no table this host could keep.
-const SESSIONS_BYTES_MAX: usize = 96 * 1024 * 1024;
+pub(super) const SESSIONS_BYTES_MAX: usize = 96 * 1024 * 1024;
 
 /// Sends the records of one migration. Returns when the target's side has them all.
 pub(super) async fn send(
@@ -77,6 +85,10 @@ pub(super) struct Receiving {
     pub(super) module: Option<Arc<[u8]>>,
     pub(super) driver: Arc<dyn Driver>,
     pub(super) log: LogTail,
+    /// Where a state that must survive a crash is kept.
+    pub(super) images: Images,
+    /// Where a module is kept.
+    pub(super) modules: PathBuf,
 }
 
 /// Reads one state stream from `peer`: asks the owner what it is for, applies the records, reports.
@@ -145,9 +157,13 @@ fn apply(
     mut records: mpsc::Receiver<SealedRecord>,
     happened: &mpsc::Sender<Happened>,
 ) -> Result<Arrived, Reject> {
-    let Receiving { job, prepared, module, driver, log } = receiving;
+    let Receiving { job, prepared, module, driver, log, images, modules } = receiving;
     let mut opener = Opener::new(job.key.clone(), job.transcript);
     let salt = opener.salt();
+    let held = ImageId::Held(job.ids.mig);
+    let begin = || images.begin(&held, &Salt(salt.0), &job.code).map_err(|error| no_room(&error));
+    // Written while it arrives, so that there is little left to wait for at the end.
+    let mut image: Option<ImageWriter> = job.durable.then(begin).transpose()?;
     let mut loading =
         Loading { job: &job, driver, log, salt: Salt(salt.0), prepared, module: Vec::new(), sent_module: None };
     let mut incoming = match &module {
@@ -173,6 +189,11 @@ fn apply(
                 let kind = if kind == RecordKind::Page { KIND_PAGE } else { KIND_GLOBALS };
                 let applied = incoming.as_mut().map(|incoming| incoming.apply(kind, &plaintext));
                 applied.transpose().map_err(|_| Reject::RecordInvalid)?;
+                if let Some(image) = &mut image
+                    && image.record(kind, &plaintext).is_err()
+                {
+                    return Err(image.failure().map_or(Reject::NoResources, |error| no_room(&error)));
+                }
             }
             RecordKind::Sessions if sessions.len() + plaintext.len() <= SESSIONS_BYTES_MAX => {
                 sessions.extend_from_slice(&plaintext);
@@ -184,6 +205,14 @@ fn apply(
                 // Made ready before 9 promises to hold it: after 11 nothing can fail any more. None of its code runs yet.
                 let instance = incoming.activate(digest).map_err(|_| Reject::NoResources)?;
                 let prepared = loading.prepared.take().ok_or(Reject::RecordInvalid)?;
+                // And on disk, if that is what 9 promises: the state, and the code without which it is nothing.
+                if let Some(module) = &loading.sent_module {
+                    modules::store(&modules, module).map_err(|error| no_room(&error))?;
+                }
+                if let Some(mut image) = image.take() {
+                    image.belongings(&sessions);
+                    image.finish(&digest).map_err(|error| no_room(&error))?;
+                }
                 let state = state_digest(&salt, &job.code, &digest, &sessions);
                 let module = loading.sent_module.take();
                 return Ok(Arrived { instance, state, bytes, sessions, module, prepared });
@@ -197,6 +226,12 @@ fn apply(
     }
     // The stream ended before the end record.
     Err(Reject::RecordOutOfOrder)
+}
+
+/// What cannot be written down cannot be taken in.
+fn no_room(error: &dyn std::error::Error) -> Reject {
+    warn!(error = describe(error), "a service cannot be taken in");
+    Reject::NoResources
 }
 
 /// Makes the [`Incoming`] once the code is known.
@@ -222,7 +257,7 @@ impl Loading<'_> {
     fn open_sent(&mut self) -> Result<Box<dyn Incoming>, Reject> {
         let module = std::mem::take(&mut self.module);
         // The owner's manifest names the code: whatever else a source sends is never compiled.
-        if super::modules::module_digest(&module) != self.job.code {
+        if modules::module_digest(&module) != self.job.code {
             return Err(Reject::WrongCode);
         }
         let incoming = self.open(&module)?;

@@ -1,7 +1,8 @@
 //! A cloud or home node: one task owns the host's machine and executes its effects.
 //!
-//! [`start`] brings it up and returns a [`HostHandle`]. Open next: `owner` for the loop and the effects, `worker` for the
-//! thread of each service, `bulk` for the state streams.
+//! [`start`] brings it up, as its journal remembers it, and returns a [`HostHandle`]. Open next: `owner` for the loop and the
+//! effects, `worker` for the thread of each service, `bulk` for the state streams, `images` and `restore` for what outlives
+//! the process.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 use wayfare_net::{Net, NetEvent};
 use wayfare_protocol::{
-    host::{Event, Host, HostConfig, Identity, hosted::Stay},
+    host::{Event, Host, HostConfig, Identity, Restored, hosted::Stay},
     ids::{ClientId, Digest, HostId, MigrationId, ServiceId},
     manifest::Manifest,
     reject::Reject,
@@ -26,15 +27,16 @@ use crate::{
     clock::Entropy,
     journal::{Journal, JournalError, JournalWriter, Opened},
     runtime::{Driver, Instance, LogTail, Prepared},
+    words::describe,
 };
 
 mod bulk;
+mod images;
 pub mod modules;
 mod owner;
 mod recovery;
+mod restore;
 mod worker;
-
-pub use recovery::Lost;
 
 /// Commands that wait for the owner. More: the caller waits.
 const COMMANDS_MAX: usize = 64;
@@ -55,11 +57,11 @@ pub struct HostParts {
     pub net_events: mpsc::Receiver<NetEvent>,
     /// The mesh addresses it advertises; empty: those it listens on.
     pub advertised: Vec<String>,
-    /// Where its journal and modules are.
+    /// Where its journal, images and modules are.
     pub dir: PathBuf,
     /// Runs its services.
     pub driver: Arc<dyn Driver>,
-    /// Begin afresh although an earlier run's services are lost.
+    /// Give up services whose state an earlier run had in memory only.
     pub forget_lost: bool,
 }
 
@@ -74,9 +76,35 @@ pub enum HostError {
         /// What is wrong with it.
         source: JournalError,
     },
-    /// An earlier run ended with services on this host.
-    #[error("{0}")]
-    Lost(#[from] Lost),
+    /// An entry of the journal is intact, but of another program.
+    #[error("entry {seq} of the journal in {} cannot be read ({source}): run the version that wrote it", dir.display())]
+    Entry {
+        /// The node's directory.
+        dir: PathBuf,
+        /// The entry's number.
+        seq: u64,
+        /// Why.
+        source: Reject,
+    },
+    /// The journal says what this node cannot have written down.
+    #[error(
+        "the journal in {} is not this node's ({source}): put the key and trust.json back with which it was written",
+        dir.display()
+    )]
+    Foreign {
+        /// The node's directory.
+        dir: PathBuf,
+        /// Why.
+        source: Reject,
+    },
+    /// The folder of images cannot be used.
+    #[error("the image directory in {} cannot be used", dir.display())]
+    Images {
+        /// The node's directory.
+        dir: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
     /// The module directory cannot be used.
     #[error("the module directory in {} cannot be used", dir.display())]
     Modules {
@@ -95,14 +123,55 @@ pub enum HostError {
 
 /// What workers and streams report to the owner.
 enum Happened {
-    Started { stay: Stay, result: Result<(), String> },
-    Executed { stay: Stay, client: ClientId, sequence: u64, response: Vec<u8> },
-    Captured { mig: MigrationId, result: Result<(Digest, u64), String> },
-    Sent { mig: MigrationId, result: Result<(), String> },
-    StateStream { peer: HostId, mig: MigrationId, reply: oneshot::Sender<bulk::Receiving> },
+    /// What `_initialize` read of the outside; nothing if it did not run.
+    Started {
+        stay: Stay,
+        result: Result<Vec<u8>, String>,
+    },
+    Executed {
+        stay: Stay,
+        client: ClientId,
+        sequence: u64,
+        response: Vec<u8>,
+        inputs: Vec<u8>,
+    },
+    Restored {
+        stay: Stay,
+        result: Result<Restored, String>,
+    },
+    HeldRestored {
+        mig: MigrationId,
+        result: Result<Vec<u8>, String>,
+    },
+    Saved {
+        stay: Stay,
+        upto: u64,
+        result: Result<u64, String>,
+    },
+    /// Code that was just compiled.
+    Prepared(Prepared),
+    Captured {
+        mig: MigrationId,
+        result: Result<(Digest, u64), String>,
+    },
+    Sent {
+        mig: MigrationId,
+        result: Result<(), String>,
+    },
+    StateStream {
+        peer: HostId,
+        mig: MigrationId,
+        reply: oneshot::Sender<bulk::Receiving>,
+    },
     StreamRejected(Reject),
-    Records { mig: MigrationId, next: u64 },
-    Received { mig: MigrationId, result: Result<Arrived, Reject> },
+    Records {
+        mig: MigrationId,
+        next: u64,
+    },
+    Received {
+        mig: MigrationId,
+        result: Result<Arrived, Reject>,
+    },
 }
 
 /// A state that is complete and verified against its records' key, but does not run yet.
@@ -113,7 +182,7 @@ struct Arrived {
     state: Digest,
     bytes: u64,
     sessions: Vec<u8>,
-    /// The module, if it came along.
+    /// The module, if it came along; it is on disk.
     module: Option<Vec<u8>>,
     /// Its code, so that the next move needs no compiler.
     prepared: Prepared,
@@ -156,6 +225,7 @@ pub enum DeployError {
 pub struct HostHandle {
     commands: mpsc::Sender<Command>,
     driver: Arc<dyn Driver>,
+    modules: PathBuf,
     logs: Logs,
 }
 
@@ -197,15 +267,15 @@ impl HostHandle {
     /// [`DeployError`].
     pub async fn deploy(&self, manifest: Signed<Manifest>, module: Vec<u8>) -> Result<ServiceId, DeployError> {
         let memory_bytes = manifest.unverified()?.required.memory_bytes;
-        let driver = Arc::clone(&self.driver);
-        // Compiling takes its time: not on the owner's task.
+        let (driver, modules) = (Arc::clone(&self.driver), self.modules.clone());
+        // Compiling takes its time, and so does the disk: not on the owner's task.
         let checked = tokio::task::spawn_blocking(move || {
-            driver
-                .prepare(&module, memory_bytes)
-                .map(|prepared| (module, prepared))
-                .map_err(|error| worker::describe(&error))
+            let prepared = driver.prepare(&module, memory_bytes);
+            let prepared = prepared.map_err(|error| DeployError::Module(describe(&error)))?;
+            modules::store(&modules, &module)?;
+            Ok::<_, DeployError>((module, prepared))
         });
-        let (module, prepared) = checked.await.map_err(|_| DeployError::Stopping)?.map_err(DeployError::Module)?;
+        let (module, prepared) = checked.await.map_err(|_| DeployError::Stopping)??;
         let (reply, answer) = oneshot::channel();
         let command = Command::Deploy { manifest, module, prepared, reply };
         self.commands.send(command).await.map_err(|_| DeployError::Stopping)?;
@@ -232,23 +302,25 @@ impl HostHandle {
 pub fn start(parts: HostParts, tracker: &TaskTracker, shutdown: CancellationToken) -> Result<HostHandle, HostError> {
     let dir = parts.dir.clone();
     let journal_error = |source| HostError::Journal { dir: dir.clone(), source };
-    let Opened { mut journal, entries, torn } = Journal::open(&dir.join("journal")).map_err(journal_error)?;
+    let Opened { journal, entries, torn } = Journal::open(&dir.join("journal")).map_err(journal_error)?;
     if let Some(torn) = torn {
         warn!(at = torn.at, bytes = torn.bytes, "the journal's end was cut by a crash: nothing promised was lost");
     }
-    if let Some(lost) = recovery::lost(entries.iter().map(|(_, payload)| payload.as_slice())) {
-        if !parts.forget_lost {
-            return Err(lost.into());
-        }
-        journal.rewrite([]).map_err(journal_error)?;
-    }
     let modules = modules::Modules::open(&dir.join("modules"))
         .map_err(|source| HostError::Modules { dir: dir.clone(), source })?;
+    let images = images::Images::open(&dir.join("images"));
+    let images = images.map_err(|source| HostError::Images { dir: dir.clone(), source })?;
+    let host = recovery::machine(&parts, entries, journal.last_seq())?;
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-    let (logs, driver) = (Logs::default(), Arc::clone(&parts.driver));
-    let last_seq = journal.last_seq();
+    let handle = HostHandle {
+        commands,
+        driver: Arc::clone(&parts.driver),
+        modules: modules.dir().to_owned(),
+        logs: Logs::default(),
+    };
     let journal = JournalWriter::start(journal).map_err(HostError::Thread)?;
-    let owner = owner::Owner::new(parts, journal, last_seq, modules, logs.clone(), tracker.clone(), shutdown)?;
+    let kept = owner::Kept { journal, modules, images, logs: handle.logs.clone() };
+    let owner = owner::Owner::new(parts, host, kept, tracker.clone(), shutdown)?;
     tracker.spawn(owner.run(queue));
-    Ok(HostHandle { commands, driver, logs })
+    Ok(handle)
 }

@@ -1,8 +1,11 @@
 //! Modules at hand: files named by their hash, verified whenever they are read.
+//!
+//! A module is on disk before anything is promised that needs it ([`store`]): a host that restarts cannot ask for it.
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, File},
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,6 +24,35 @@ pub fn module_digest(module: &[u8]) -> Digest {
     Digest(*blake3::hash(module).as_bytes())
 }
 
+fn path_of(dir: &Path, digest: Digest) -> PathBuf {
+    dir.join(format!("{digest}.wasm"))
+}
+
+/// Writes a module to `dir`, down to the disk, unless it is there. Blocks.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn store(dir: &Path, module: &[u8]) -> io::Result<()> {
+    let digest = module_digest(module);
+    let path = path_of(dir, digest);
+    if fs::read(&path).is_ok_and(|there| there == module) {
+        return Ok(());
+    }
+    // Two may store the same module at once: each writes a file of its own.
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let temporary = dir.join(format!("{digest}.{}.part", data_encoding::HEXLOWER.encode(&random)));
+    let written = File::create_new(&temporary)
+        .and_then(|mut file| file.write_all(module).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&temporary, &path));
+    if let Err(error) = written {
+        // It is of no use to anybody.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    File::open(dir)?.sync_all()
+}
+
 impl Modules {
     /// The modules in `dir`, which is made if it is missing. Files that are not what their name says are left alone and
     /// not used.
@@ -32,6 +64,10 @@ impl Modules {
         let mut loaded = BTreeMap::new();
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "part") {
+                // A crash has left it. It is in nobody's way, so it does not matter whether it goes.
+                let _ = fs::remove_file(&path);
+            }
             if path.extension().is_none_or(|extension| extension != "wasm") {
                 continue;
             }
@@ -44,19 +80,16 @@ impl Modules {
         Ok(Self { dir: dir.to_owned(), loaded })
     }
 
-    /// Keeps a module; returns its hash.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn insert(&mut self, module: Vec<u8>) -> io::Result<Digest> {
+    /// Where modules are kept.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A module that was [stored](store) is at hand from now on; returns its hash.
+    pub fn insert(&mut self, module: Vec<u8>) -> Digest {
         let digest = module_digest(&module);
-        if !self.loaded.contains_key(&digest) {
-            let temporary = self.dir.join(format!("{digest}.part"));
-            fs::write(&temporary, &module)?;
-            fs::rename(&temporary, self.dir.join(format!("{digest}.wasm")))?;
-            self.loaded.insert(digest, module.into());
-        }
-        Ok(digest)
+        self.loaded.entry(digest).or_insert_with(|| module.into());
+        digest
     }
 
     /// The module with this hash.
@@ -67,5 +100,26 @@ impl Modules {
     /// All hashes.
     pub fn digests(&self) -> impl Iterator<Item = Digest> + '_ {
         self.loaded.keys().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_module_is_there_at_the_next_open_and_a_changed_one_is_not() {
+        let temp = tempfile::tempdir().unwrap();
+        let digest = Modules::open(temp.path()).unwrap().insert(b"module".to_vec());
+        assert!(Modules::open(temp.path()).unwrap().get(&digest).is_none(), "it was not stored");
+        store(temp.path(), b"module").unwrap();
+        store(temp.path(), b"module").unwrap();
+        fs::write(temp.path().join("left.part"), b"by a crash").unwrap();
+        assert_eq!(Modules::open(temp.path()).unwrap().get(&digest).as_deref(), Some(b"module".as_slice()));
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
+        fs::write(path_of(temp.path(), digest), b"other").unwrap();
+        assert!(Modules::open(temp.path()).unwrap().get(&digest).is_none());
+        store(temp.path(), b"module").unwrap();
+        assert!(Modules::open(temp.path()).unwrap().get(&digest).is_some());
     }
 }

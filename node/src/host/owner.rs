@@ -7,15 +7,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol};
 use wayfare_protocol::{
     advert::Gossip,
     gateway::messages::ClientFrame,
-    host::{CaptureJob, Effect, Entry, Event, Host, ReceiveJob, hosted::Stay},
-    ids::{Digest, HostId, MigrationId, RegistryId},
+    host::{CaptureJob, Effect, Entry, Event, HeldJob, Host, ImageId, ReceiveJob, RestoreJob, hosted::Stay},
+    ids::{Digest, HostId, MigrationId, RegistryId, ServiceId},
     limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX, SERVICES_MAX},
     reject::Reject,
     trust::TrustBundle,
@@ -24,7 +27,9 @@ use wayfare_protocol::{
 
 use super::{
     Arrived, Command, DeployError, HAPPENED_MAX, Happened, HostError, HostParts, Logs, bulk,
+    images::Images,
     modules::Modules,
+    restore::Code,
     worker::{Task, Worker},
 };
 use crate::{
@@ -32,6 +37,7 @@ use crate::{
     journal::{JournalWriter, Synced},
     mesh::{judge, meet},
     runtime::{Driver, Prepared},
+    words::describe,
 };
 
 /// The first frame of a request stream at most.
@@ -40,6 +46,10 @@ const HELLO_BYTES_MAX: usize = 4096;
 const EVENTS_MAX: usize = 256;
 /// The longest sleep.
 const NEVER: Duration = Duration::from_secs(3600);
+/// How often a full disk is looked at.
+const SPACE_CHECK: Duration = Duration::from_secs(1);
+/// How long after a compaction that could not be done the next is tried.
+const COMPACT_AGAIN: Duration = Duration::from_secs(30);
 
 /// A capture under way: `h(state)` and size, whether the stream took everything.
 struct Leaving {
@@ -49,13 +59,19 @@ struct Leaving {
     sent: bool,
 }
 
-/// What a target keeps of an arrival until it runs.
+/// What a target keeps of an arrival while its state comes in.
 struct Landing {
     job: ReceiveJob,
     /// A state stream is being read: no second one is.
     receiving: bool,
-    /// The instance, ready to run.
-    worker: Option<Worker>,
+}
+
+/// What outlives the owner's machine: the disk's part, and what people read.
+pub(super) struct Kept {
+    pub(super) journal: JournalWriter,
+    pub(super) modules: Modules,
+    pub(super) images: Images,
+    pub(super) logs: Logs,
 }
 
 pub(super) struct Owner {
@@ -71,13 +87,20 @@ pub(super) struct Owner {
     incoming: [mpsc::Receiver<IncomingStream>; 3],
     journal: JournalWriter,
     synced: watch::Receiver<Synced>,
+    /// Compactions that could not be done, and until when none is tried.
+    compactions_failed: u64,
+    compact_after: Instant,
+    check_space_at: Instant,
     driver: Arc<dyn Driver>,
     modules: Modules,
+    images: Images,
     /// Compiled code of the modules that were run or received here.
     prepared: BTreeMap<Digest, Prepared>,
     workers: BTreeMap<Stay, Worker>,
     leaving: HashMap<MigrationId, Leaving>,
     landing: HashMap<MigrationId, Landing>,
+    /// Instances that are ready, and run nothing before their attempt is decided.
+    arrived: HashMap<MigrationId, Worker>,
     happened: mpsc::Sender<Happened>,
     happenings: mpsc::Receiver<Happened>,
     events: broadcast::Sender<Event>,
@@ -89,15 +112,13 @@ pub(super) struct Owner {
 impl Owner {
     pub(super) fn new(
         parts: HostParts,
-        journal: JournalWriter,
-        last_seq: u64,
-        modules: Modules,
-        logs: Logs,
+        mut host: Host,
+        kept: Kept,
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, HostError> {
-        let HostParts { identity, config, bundle, net, net_events, advertised, driver, .. } = parts;
-        let mut host = Host::new(identity, config, bundle.clone(), last_seq);
+        let HostParts { bundle, net, net_events, advertised, driver, .. } = parts;
+        let Kept { journal, modules, images, logs } = kept;
         host.set_addresses(if advertised.is_empty() { net.listen_addresses() } else { advertised });
         modules.digests().for_each(|digest| host.handle_module(digest));
         let pool = |protocol, cap| Pool::new(net.clone(), protocol, cap, tracker.clone(), shutdown.child_token());
@@ -108,7 +129,8 @@ impl Owner {
         let (registry, registry_events) = pool(Protocol::Registry, FRAME_BYTES_MAX);
         let incoming = [net.accept(Protocol::Migrate)?, net.accept(Protocol::Request)?, net.accept(Protocol::State)?];
         let (happened, happenings) = mpsc::channel(HAPPENED_MAX);
-        let synced = journal.synced();
+        let mut synced = journal.synced();
+        synced.mark_changed();
         Ok(Self {
             host,
             rng: entropy(),
@@ -122,12 +144,17 @@ impl Owner {
             incoming,
             journal,
             synced,
+            compactions_failed: 0,
+            compact_after: Instant::now(),
+            check_space_at: Instant::now(),
             driver,
             modules,
+            images,
             prepared: BTreeMap::new(),
             workers: BTreeMap::new(),
             leaving: HashMap::new(),
             landing: HashMap::new(),
+            arrived: HashMap::new(),
             happened,
             happenings,
             events: broadcast::channel(EVENTS_MAX).0,
@@ -137,8 +164,15 @@ impl Owner {
         })
     }
 
-    /// Until shutdown. Cancel safe at every await of the loop: what was not received stays in its channel.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Until shutdown; then the journal is closed, so that another may open it.
+    pub(super) async fn run(mut self, commands: mpsc::Receiver<Command>) {
+        self.turns(commands).await;
+        // If the writer has stopped before, the file is closed too.
+        let _ = self.journal.clone().close().await;
+    }
+
+    /// Cancel safe at every await of the loop: what was not received stays in its channel.
+    async fn turns(&mut self, mut commands: mpsc::Receiver<Command>) {
         while !self.shutdown.is_cancelled() {
             // Before anything that others can flood: leases and deadlines never wait.
             if self.host.poll_timeout() <= now().mono {
@@ -157,13 +191,12 @@ impl Owner {
                         self.shutdown.cancel();
                         return;
                     }
-                    let Synced { seq, failed, .. } = self.synced.borrow_and_update().clone();
-                    self.host.handle_synced(seq);
-                    if let Some(error) = failed {
-                        error!(%error, "this node stops, and serves nothing it could not keep");
-                        self.shutdown.cancel();
-                        return;
-                    }
+                    let synced = self.synced.borrow_and_update().clone();
+                    self.handle_synced(&synced);
+                }
+                () = tokio::time::sleep_until(self.check_space_at), if self.host.is_full() => {
+                    self.check_space_at = Instant::now() + SPACE_CHECK;
+                    self.journal.check_space();
                 }
                 Some(happened) = self.happenings.recv() => self.handle_happened(happened),
                 Some(command) = commands.recv() => self.handle_command(command),
@@ -178,6 +211,35 @@ impl Owner {
                 Some(event) = self.net_events.recv() => self.handle_net_event(event),
                 () = tokio::time::sleep(sleep) => {}
             }
+        }
+    }
+
+    fn handle_synced(&mut self, synced: &Synced) {
+        let Synced { seq, bytes, full, compactions_failed, failed } = synced;
+        self.host.handle_synced(*seq);
+        if let Some(error) = failed {
+            error!(error = describe(&**error), "this node stops, and serves nothing it could not keep");
+            self.shutdown.cancel();
+            return;
+        }
+        if *full != self.host.is_full() {
+            self.host.set_full(*full);
+            if *full {
+                self.check_space_at = Instant::now() + SPACE_CHECK;
+                error!(
+                    "the disk is full: nothing new is taken on, and requests of services with a log are refused, until \
+                     there is space; services can still be moved away"
+                );
+            } else {
+                info!("the disk has space again");
+            }
+        }
+        if *compactions_failed != self.compactions_failed {
+            self.compactions_failed = *compactions_failed;
+            self.compact_after = Instant::now() + COMPACT_AGAIN;
+        }
+        if Instant::now() >= self.compact_after {
+            self.host.compact_if(*bytes);
         }
     }
 
@@ -210,7 +272,25 @@ impl Owner {
                     self.stop_sending((service, epoch));
                     self.workers.remove(&(service, epoch));
                 }
-                Effect::DiscardIncoming { mig } => drop(self.landing.remove(&mig)),
+                Effect::DiscardIncoming { mig } => {
+                    self.landing.remove(&mig);
+                    self.arrived.remove(&mig);
+                }
+                Effect::KeepImages(ids) => self.keep_images(&ids),
+                Effect::Restore(job) => self.restore(job),
+                Effect::RestoreHeld(job) => self.restore_held(&job),
+                Effect::SaveImage { service, epoch, upto, belongings } => {
+                    self.save((service, epoch), upto, belongings);
+                }
+                Effect::DropImage(id) => self.images.drop_image(&id),
+                Effect::Compact { seq, snapshot, keep_after } => {
+                    let keep = move |seq, bytes: &[u8]| {
+                        Entry::from_bytes(bytes).is_ok_and(|entry| entry.survives(seq, &keep_after))
+                    };
+                    if self.journal.compact(Box::new(keep), seq, snapshot.to_bytes()).await.is_err() {
+                        self.journal_gone();
+                    }
+                }
                 Effect::Event(event) => self.tell(event),
             }
         }
@@ -238,9 +318,13 @@ impl Owner {
 
     async fn persist(&mut self, seq: u64, entry: &Entry) {
         if self.journal.append(seq, entry.to_bytes()).await.is_err() {
-            error!("the journal takes no more entries: this node stops");
-            self.shutdown.cancel();
+            self.journal_gone();
         }
+    }
+
+    fn journal_gone(&self) {
+        error!("the journal takes no more entries: this node stops");
+        self.shutdown.cancel();
     }
 
     fn tell_registry(&mut self, registry: RegistryId, bytes: &[u8]) {
@@ -257,23 +341,58 @@ impl Owner {
         });
     }
 
-    fn start_instance(&mut self, stay: Stay, code: Digest, memory_bytes: u64) {
-        let started = match self.prepared.get(&code) {
-            Some(prepared) => {
-                let launch = bulk::launch(memory_bytes, self.logs.of(stay.0));
-                let (driver, happened) = (Arc::clone(&self.driver), self.happened.clone());
-                Worker::start(stay, driver, prepared.clone(), launch, happened).map_err(|error| error.to_string())
-            }
-            None => Err("the module is not at hand".to_owned()),
-        };
-        match started {
-            Ok(worker) => drop(self.workers.insert(stay, worker)),
-            Err(reason) => self.started(stay, Err(reason)),
+    fn code(&self, service: ServiceId, digest: Digest, memory_bytes: u64) -> Code {
+        Code {
+            driver: Arc::clone(&self.driver),
+            digest,
+            prepared: self.prepared.get(&digest).cloned(),
+            module: self.modules.get(&digest),
+            modules: self.modules.dir().to_owned(),
+            launch: bulk::launch(memory_bytes, self.logs.of(service)),
         }
     }
 
-    fn started(&mut self, stay: Stay, result: Result<(), String>) {
+    fn start_instance(&mut self, stay: Stay, code: Digest, memory_bytes: u64) {
+        let code = self.code(stay.0, code, memory_bytes);
+        match Worker::start(stay, code, self.happened.clone()) {
+            Ok(worker) => drop(self.workers.insert(stay, worker)),
+            Err(error) => self.started(stay, Err(error.to_string())),
+        }
+    }
+
+    fn started(&mut self, stay: Stay, result: Result<Vec<u8>, String>) {
         self.host.handle_started(now(), stay, result, &mut self.rng);
+    }
+
+    /// Images of no more use are in nobody's way: what cannot be deleted now is deleted later.
+    fn keep_images(&self, ids: &[ImageId]) {
+        if let Err(error) = self.images.keep(ids) {
+            warn!(%error, "images of no more use cannot be deleted: the next start tries again");
+        }
+    }
+
+    fn restore(&mut self, job: RestoreJob) {
+        let stay = (job.service, job.epoch);
+        let code = self.code(job.service, job.code, job.memory_bytes);
+        match Worker::restore(job, code, self.images.clone(), self.happened.clone()) {
+            Ok(worker) => drop(self.workers.insert(stay, worker)),
+            Err(error) => self.host.handle_restored(now(), stay, Err(error.to_string()), &mut self.rng),
+        }
+    }
+
+    fn restore_held(&mut self, job: &HeldJob) {
+        let code = self.code(job.service, job.code, job.memory_bytes);
+        match Worker::restore_held(job, code, self.images.clone(), self.happened.clone()) {
+            Ok(worker) => drop(self.arrived.insert(job.mig, worker)),
+            Err(error) => self.host.handle_held_restored(now(), job.mig, Err(error.to_string())),
+        }
+    }
+
+    fn save(&mut self, stay: Stay, upto: u64, belongings: Vec<u8>) {
+        let task = Task::Save { upto, belongings, images: self.images.clone() };
+        if !self.workers.get(&stay).is_some_and(|worker| worker.send(task)) {
+            self.host.handle_saved(now(), stay, upto, Err("the instance has ended".to_owned()));
+        }
     }
 
     fn task(&mut self, stay: Stay, task: Task) {
@@ -299,15 +418,16 @@ impl Owner {
 
     fn receive(&mut self, job: ReceiveJob) {
         if self.landing.len() < SERVICES_MAX {
-            self.landing.insert(job.ids.mig, Landing { job, receiving: false, worker: None });
+            self.landing.insert(job.ids.mig, Landing { job, receiving: false });
         }
     }
 
     fn activate(&mut self, mig: MigrationId, stay: Stay) {
-        match self.landing.remove(&mig).and_then(|landing| landing.worker) {
+        self.landing.remove(&mig);
+        match self.arrived.remove(&mig) {
             Some(worker) => {
                 self.workers.insert(stay, worker);
-                self.started(stay, Ok(()));
+                self.started(stay, Ok(Vec::new()));
             }
             None => self.started(stay, Err("the received state is gone".to_owned())),
         }
@@ -330,6 +450,16 @@ impl Owner {
             }
             Event::Undecided(service, mig) => warn!(%service, %mig, "frozen: waiting for the registry's decision"),
             Event::Broken(service, reason) => error!(%service, reason, "the instance cannot run"),
+            Event::Restoring(service, epoch, requests) => {
+                info!(%service, %epoch, requests, "restoring after a restart: requests wait");
+            }
+            Event::Restored(service, epoch) => info!(%service, %epoch, "restored"),
+            Event::Lost(service, epoch) => error!(
+                %service, %epoch,
+                "lost: its state was in memory only (durability = memory) when this node stopped; start with \
+                 --forget-lost to give it up"
+            ),
+            Event::NotSaved(service, reason) => warn!(%service, reason, "no image was saved: the log stays, and grows"),
         }
         // Without readers nobody wants to know.
         let _ = self.events.send(event);
@@ -351,8 +481,8 @@ impl Owner {
         manifest: &wayfare_protocol::trust::Signed<wayfare_protocol::manifest::Manifest>,
         module: Vec<u8>,
         prepared: Prepared,
-    ) -> Result<wayfare_protocol::ids::ServiceId, DeployError> {
-        let digest = self.modules.insert(module)?;
+    ) -> Result<ServiceId, DeployError> {
+        let digest = self.modules.insert(module);
         self.prepared.insert(digest, prepared);
         self.host.handle_module(digest);
         Ok(self.host.deploy(now(), manifest, &mut self.rng)?)
@@ -361,9 +491,18 @@ impl Owner {
     fn handle_happened(&mut self, happened: Happened) {
         match happened {
             Happened::Started { stay, result } => self.started(stay, result),
-            Happened::Executed { stay, client, sequence, response } => {
-                self.host.handle_executed(now(), stay, client, sequence, response);
+            Happened::Executed { stay, client, sequence, response, inputs } => {
+                self.host.handle_executed(now(), stay, client, sequence, response, inputs);
             }
+            Happened::Restored { stay, result } => self.host.handle_restored(now(), stay, result, &mut self.rng),
+            Happened::HeldRestored { mig, result } => {
+                if result.is_err() {
+                    self.arrived.remove(&mig);
+                }
+                self.host.handle_held_restored(now(), mig, result);
+            }
+            Happened::Saved { stay, upto, result } => self.host.handle_saved(now(), stay, upto, result),
+            Happened::Prepared(prepared) => drop(self.prepared.insert(prepared.digest(), prepared)),
             Happened::Captured { mig, result: Ok(captured) } => {
                 if let Some(leaving) = self.leaving.get_mut(&mig) {
                     leaving.captured = Some(captured);
@@ -419,6 +558,8 @@ impl Owner {
             module: self.modules.get(&job.code),
             driver: Arc::clone(&self.driver),
             log: self.logs.of(job.ids.service),
+            images: self.images.clone(),
+            modules: self.modules.dir().to_owned(),
             job,
         };
         let _ = reply.send(receiving);
@@ -426,6 +567,8 @@ impl Owner {
 
     fn handle_received(&mut self, mig: MigrationId, result: Result<Arrived, Reject>) {
         if !self.landing.contains_key(&mig) {
+            // It was given up while the last of it was written.
+            self.images.drop_image(&ImageId::Held(mig));
             return;
         }
         if let Err(reject) = result.and_then(|arrived| self.land(mig, arrived)) {
@@ -435,17 +578,15 @@ impl Owner {
 
     /// What arrived is whole: it gets its thread now, so that nothing can fail once it is promised to be held.
     fn land(&mut self, mig: MigrationId, arrived: Arrived) -> Result<(), Reject> {
-        let Some(landing) = self.landing.get_mut(&mig) else { return Ok(()) };
+        let Some(landing) = self.landing.get(&mig) else { return Ok(()) };
         let Arrived { instance, state, bytes, sessions, module, prepared } = arrived;
         let stay = (landing.job.ids.service, landing.job.ids.epoch.next_era());
-        let worker = Worker::adopt(stay, instance, self.happened.clone()).map_err(|_| Reject::NoResources)?;
-        landing.worker = Some(worker);
+        let worker = Worker::adopt(stay, landing.job.code, instance, self.happened.clone());
+        self.arrived.insert(mig, worker.map_err(|_| Reject::NoResources)?);
         self.prepared.insert(prepared.digest(), prepared);
         if let Some(module) = module {
-            match self.modules.insert(module) {
-                Ok(digest) => self.host.handle_module(digest),
-                Err(error) => warn!(%error, "a received module cannot be kept"),
-            }
+            let digest = self.modules.insert(module);
+            self.host.handle_module(digest);
         }
         self.host.handle_received(now(), mig, state, bytes, sessions);
         Ok(())

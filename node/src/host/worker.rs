@@ -4,23 +4,44 @@ use std::{sync::Arc, thread};
 
 use tokio::sync::mpsc;
 use wayfare_protocol::{
-    host::{CaptureJob, hosted::Stay},
+    host::{CaptureJob, HeldJob, ImageId, RestoreJob, hosted::Stay},
     ids::{ClientId, Digest},
     limits::RECORD_BYTES_MAX,
     suite::Dalek,
     transfer::{RecordKind, SealedRecord, Sealer, state_digest},
 };
 
-use super::Happened;
-use crate::runtime::{Driver, Instance, Launch, Prepared, Quiesced, Salt, SinkClosed, state::KIND_PAGE};
+use super::{
+    Happened,
+    images::{ImageWriter, Images},
+    restore::{self, Code},
+};
+use crate::{
+    runtime::{Instance, Prepared, Quiesced, RecordedInputs, Salt, SinkClosed, state::KIND_PAGE},
+    words::describe,
+};
 
-/// Commands that wait for one instance. The machine sends one at a time, so this is never reached.
+/// Commands that wait for one instance. The machine sends a request and an image at a time, so this is never reached.
 const COMMANDS_MAX: usize = 16;
 
 /// What to do to an instance.
 pub(super) enum Task {
-    Call { client: ClientId, sequence: u64, request: Vec<u8> },
-    Capture { job: Box<CaptureJob>, module: Option<Arc<[u8]>>, records: mpsc::Sender<SealedRecord> },
+    Call {
+        client: ClientId,
+        sequence: u64,
+        request: Vec<u8>,
+    },
+    Capture {
+        job: Box<CaptureJob>,
+        module: Option<Arc<[u8]>>,
+        records: mpsc::Sender<SealedRecord>,
+    },
+    /// Save the instance as it is now.
+    Save {
+        upto: u64,
+        belongings: Vec<u8>,
+        images: Images,
+    },
     Resume,
 }
 
@@ -32,19 +53,52 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Starts a thread that makes a new instance (`_initialize` runs) and reports [`Happened::Started`].
-    pub(super) fn start(
-        stay: Stay,
-        driver: Arc<dyn Driver>,
-        prepared: Prepared,
-        launch: Launch,
+    pub(super) fn start(stay: Stay, code: Code, happened: mpsc::Sender<Happened>) -> std::io::Result<Self> {
+        Self::spawn(move |tasks| {
+            let made = prepare(&code, &happened).and_then(|prepared| {
+                code.driver.start(&prepared, code.launch.clone(), None).map_err(|error| describe(&error))
+            });
+            let (made, result) = apart(made.map(|(instance, inputs)| (instance, RecordedInputs::to_bytes(&inputs))));
+            if happened.blocking_send(Happened::Started { stay, result }).is_ok() {
+                serve(stay, code.digest, made, tasks, &happened);
+            }
+        })
+    }
+
+    /// Starts a thread that builds an instance again and reports [`Happened::Restored`].
+    pub(super) fn restore(
+        job: RestoreJob,
+        code: Code,
+        images: Images,
         happened: mpsc::Sender<Happened>,
     ) -> std::io::Result<Self> {
         Self::spawn(move |tasks| {
-            let made = driver.start(&prepared, launch, None);
-            let result = made.as_ref().map(|_| ()).map_err(|error| describe(error));
-            let reported = happened.blocking_send(Happened::Started { stay, result });
-            if let (Ok((instance, _)), Ok(())) = (made, reported) {
-                serve(stay, instance, tasks, &happened);
+            let (stay, gone) = ((job.service, job.epoch), || tasks.is_closed());
+            let made =
+                prepare(&code, &happened).and_then(|prepared| restore::restore(&code, &prepared, &images, &job, &gone));
+            drop(job);
+            let (made, result) = apart(made);
+            if happened.blocking_send(Happened::Restored { stay, result }).is_ok() {
+                serve(stay, code.digest, made, tasks, &happened);
+            }
+        })
+    }
+
+    /// Starts a thread that makes a held state ready to run and reports [`Happened::HeldRestored`]. It does nothing more
+    /// before its first task.
+    pub(super) fn restore_held(
+        job: &HeldJob,
+        code: Code,
+        images: Images,
+        happened: mpsc::Sender<Happened>,
+    ) -> std::io::Result<Self> {
+        let (mig, stay) = (job.mig, (job.service, job.epoch));
+        Self::spawn(move |tasks| {
+            let made = prepare(&code, &happened)
+                .and_then(|prepared| restore::load(&code, &prepared, &images, &ImageId::Held(mig)));
+            let (made, result) = apart(made.map(|loaded| (loaded.instance, loaded.belongings)));
+            if happened.blocking_send(Happened::HeldRestored { mig, result }).is_ok() {
+                serve(stay, code.digest, made, tasks, &happened);
             }
         })
     }
@@ -52,10 +106,11 @@ impl Worker {
     /// Starts a thread for an instance that has moved here. It reports nothing, and does nothing before its first task.
     pub(super) fn adopt(
         stay: Stay,
+        code: Digest,
         instance: Box<dyn Instance>,
         happened: mpsc::Sender<Happened>,
     ) -> std::io::Result<Self> {
-        Self::spawn(move |tasks| serve(stay, instance, tasks, &happened))
+        Self::spawn(move |tasks| serve(stay, code, Some(instance), tasks, &happened))
     }
 
     fn spawn(body: impl FnOnce(mpsc::Receiver<Task>) + Send + 'static) -> std::io::Result<Self> {
@@ -70,29 +125,40 @@ impl Worker {
     }
 }
 
-/// An error with its causes, on one line.
-pub(super) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
+/// Compiles the code, unless it is, and hands it to the owner for the next one who needs it.
+fn prepare(code: &Code, happened: &mpsc::Sender<Happened>) -> Result<Prepared, String> {
+    let prepared = code.prepare()?;
+    if code.prepared.is_none() {
+        // An owner that has gone needs nothing any more.
+        let _ = happened.blocking_send(Happened::Prepared(prepared.clone()));
     }
-    text
+    Ok(prepared)
+}
+
+/// What is kept, and what is told.
+fn apart<T>(made: Result<(Box<dyn Instance>, T), String>) -> (Option<Box<dyn Instance>>, Result<T, String>) {
+    match made {
+        Ok((instance, told)) => (Some(instance), Ok(told)),
+        Err(reason) => (None, Err(reason)),
+    }
 }
 
 fn serve(
     stay: Stay,
-    mut instance: Box<dyn Instance>,
+    code: Digest,
+    instance: Option<Box<dyn Instance>>,
     mut tasks: mpsc::Receiver<Task>,
     happened: &mpsc::Sender<Happened>,
 ) {
+    let Some(mut instance) = instance else { return };
     let mut frozen: Option<Quiesced> = None;
     while let Some(task) = tasks.blocking_recv() {
         let event = match task {
             Task::Call { client, sequence, request } => match instance.call(&request) {
-                Ok(outcome) => Happened::Executed { stay, client, sequence, response: outcome.response },
+                Ok(outcome) => {
+                    let inputs = outcome.inputs.to_bytes();
+                    Happened::Executed { stay, client, sequence, response: outcome.response, inputs }
+                }
                 Err(error) => Happened::Started { stay, result: Err(describe(&error)) },
             },
             Task::Capture { job, module, records } => {
@@ -100,17 +166,65 @@ fn serve(
                 let result = capture(instance.as_mut(), &mut frozen, &job, module.as_deref(), &records);
                 Happened::Captured { mig, result }
             }
+            Task::Save { upto, belongings, images } => {
+                let (service, epoch) = stay;
+                let id = ImageId::Taken { service, epoch, upto };
+                let written = save(instance.as_ref(), code, &id, &belongings, &images);
+                let finished = written.and_then(|(image, state)| sync(stay, upto, image, state, happened));
+                match finished {
+                    Ok(()) => continue,
+                    Err(reason) => Happened::Saved { stay, upto, result: Err(reason) },
+                }
+            }
             Task::Resume => {
                 if let Some(quiesced) = frozen.take() {
                     instance.abort(quiesced);
                 }
-                Happened::Started { stay, result: Ok(()) }
+                Happened::Started { stay, result: Ok(Vec::new()) }
             }
         };
         if happened.blocking_send(event).is_err() {
             return;
         }
     }
+}
+
+/// Writes an image of the instance, which stands still meanwhile, but does not wait for the disk. Returns it with `h(state)`.
+fn save(
+    instance: &dyn Instance,
+    code: Digest,
+    id: &ImageId,
+    belongings: &[u8],
+    images: &Images,
+) -> Result<(ImageWriter, Digest), String> {
+    let mut salt = Salt([0; 32]);
+    getrandom::fill(&mut salt.0).map_err(|error| error.to_string())?;
+    let mut image = images.begin(id, &salt, &code).map_err(|error| describe(&error))?;
+    let saved = instance.save(salt, &mut image);
+    if let Some(error) = image.failure() {
+        return Err(describe(&error));
+    }
+    let saved = saved.map_err(|error| describe(&error))?;
+    image.belongings(belongings);
+    Ok((image, saved.digest))
+}
+
+/// Waits for the disk on a thread of its own, so that the service goes on, and reports.
+fn sync(
+    stay: Stay,
+    upto: u64,
+    image: ImageWriter,
+    state: Digest,
+    happened: &mpsc::Sender<Happened>,
+) -> Result<(), String> {
+    let happened = happened.clone();
+    let finish = move || {
+        let result = image.finish(&state).map_err(|error| describe(&error));
+        // An owner that has gone needs no image.
+        let _ = happened.blocking_send(Happened::Saved { stay, upto, result });
+    };
+    let started = thread::Builder::new().name("wayfare-image".to_owned()).spawn(finish);
+    started.map(|_| ()).map_err(|error| format!("no thread for the image: {error}"))
 }
 
 /// Freezes the instance and sends everything sealed: module if asked for, pages, globals, client table, end.

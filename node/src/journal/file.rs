@@ -1,18 +1,26 @@
 //! A journal's file: opened by one process, appended to, synced, and replaced as a whole when it is compacted.
+//!
+//! Disk space is reserved behind its end, so that a disk which others fill does not stop the host from writing down what
+//! it has to decide.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags};
+use rustix::io::Errno;
 
-use super::format::{BadHead, ENTRY_HEAD_BYTES, HEAD_BYTES, Head, VERSION, scan};
-use super::limits::{ENTRY_BYTES_MAX, JOURNAL_BYTES_MAX};
+use super::format::{BadHead, ENTRY_HEAD_BYTES, HEAD_BYTES, Head, VERSION, entry_len, scan};
+use super::limits::{ENTRY_BYTES_MAX, JOURNAL_BYTES_MAX, RESERVE_BYTES, RESERVE_LEFT_MIN};
 use super::{Entry, JournalError};
 
 /// How often opening starts over because another process has just replaced or made the file.
 const OPEN_ATTEMPTS_MAX: usize = 8;
+/// Bytes that compaction reads and writes at once.
+const BUFFER_BYTES: usize = 1 << 20;
+/// Random bytes in the name of a file that is being made.
+const PARTIAL_NAME_BYTES: usize = 8;
 
 /// An open journal. The file is locked while this lives.
 #[derive(Debug)]
@@ -23,7 +31,12 @@ pub struct Journal {
     /// Where the next entry goes.
     end: u64,
     last_seq: u64,
+    /// Up to where the disk's space is this file's already, whatever others write.
+    reserved_until: u64,
     failed: bool,
+    /// Whether a test has filled the disk.
+    #[cfg(test)]
+    disk_full: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
 
 /// What was in a journal.
@@ -55,6 +68,7 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Opened, JournalError> {
         let failed = |source| JournalError::Open { path: path.to_owned(), source };
         let mut file = open_locked(path)?;
+        remove_leftovers(path);
         let length = file.metadata().map_err(failed)?.len();
         if length > JOURNAL_BYTES_MAX {
             return Err(JournalError::Full { path: path.to_owned(), bytes: length });
@@ -83,7 +97,17 @@ impl Journal {
         }
         let last_seq = found.entries.last().map_or(0, |(seq, _)| *seq).max(head.base);
         let entries = found.entries.into_iter().map(|(seq, payload)| (seq, bytes[payload].to_vec())).collect();
-        let journal = Self { path: path.to_owned(), file, head, end: found.end as u64, last_seq, failed: false };
+        let journal = Self {
+            path: path.to_owned(),
+            file,
+            head,
+            end: found.end as u64,
+            last_seq,
+            reserved_until: 0,
+            failed: false,
+            #[cfg(test)]
+            disk_full: std::sync::Arc::default(),
+        };
         Ok(Opened { journal, entries, torn })
     }
 
@@ -124,38 +148,108 @@ impl Journal {
         Ok(())
     }
 
-    /// Replaces all entries by `live` ones, with rising numbers, at once: after a crash there are either the old or the
-    /// new. [`last_seq`](Self::last_seq) stays.
+    /// Replaces all entries, at once, by those that `keep` wants, with their numbers, and then entry `seq`: after a crash
+    /// there are either the old ones or the new.
     ///
     /// # Errors
-    /// [`JournalError`]; only after [`JournalError::Write`] it is unknown which of both are on disk.
-    pub fn rewrite<'a>(&mut self, live: impl IntoIterator<Item = (u64, &'a [u8])>) -> Result<(), JournalError> {
+    /// [`JournalError::Compact`]: nothing changed. [`JournalError::Damaged`]: an old entry is not what was written, and
+    /// nothing changed. Only after [`JournalError::Write`] it is unknown which of both are on disk.
+    pub fn compact(&mut self, keep: &dyn Fn(u64, &[u8]) -> bool, seq: u64, payload: &[u8]) -> Result<(), JournalError> {
         if self.failed {
             return Err(JournalError::Failed { path: self.path.clone() });
         }
-        let open = |source| JournalError::Open { path: self.path.clone(), source };
-        let head = Head { salt: salt().map_err(open)?, base: self.last_seq };
-        let mut bytes = head.encode().to_vec();
-        let mut last_seq = 0;
-        for (seq, payload) in live {
-            encode(&head, &mut last_seq, seq, payload, &mut bytes)?;
-        }
-        if last_seq > self.last_seq {
-            return Err(JournalError::OutOfOrder { seq: last_seq, last: self.last_seq });
-        }
-        let end = bytes.len() as u64;
+        let undone = |source| JournalError::Compact { path: self.path.clone(), source };
+        let head = Head { salt: salt().map_err(undone)?, base: self.last_seq };
+        let partial = Partial::begin(&self.path).map_err(undone)?;
+        let end = self.copy(&head, &partial.file, keep, (seq, payload))?;
         if end > JOURNAL_BYTES_MAX {
             return Err(JournalError::Full { path: self.path.clone(), bytes: end });
         }
-        let file = Partial::write(&self.path, &bytes).and_then(|partial| partial.replace(&self.path)).map_err(open)?;
+        let file = partial.file.sync_all().and_then(|()| partial.replace(&self.path)).map_err(undone)?;
         // It has the name, but a crash could still bring the old one back: then what follows would be lost.
         if let Err(source) = sync_folder(&self.path) {
             self.failed = true;
             return Err(JournalError::Write { path: self.path.clone(), source });
         }
-        (self.file, self.head, self.end) = (file, head, end);
+        (self.file, self.head, self.end, self.reserved_until) = (file, head, end, 0);
+        self.last_seq = self.last_seq.max(seq);
         Ok(())
     }
+
+    /// Writes a compacted journal to `to`; returns its length.
+    fn copy(
+        &self,
+        head: &Head,
+        to: &File,
+        keep: &dyn Fn(u64, &[u8]) -> bool,
+        last: (u64, &[u8]),
+    ) -> Result<u64, JournalError> {
+        let undone = |source| JournalError::Compact { path: self.path.clone(), source };
+        let mut old = BufReader::with_capacity(BUFFER_BYTES, &self.file);
+        old.seek(SeekFrom::Start(HEAD_BYTES as u64)).map_err(undone)?;
+        let mut new = BufWriter::with_capacity(BUFFER_BYTES, to);
+        new.write_all(&head.encode()).map_err(undone)?;
+        let (mut end, mut at, mut seq_old, mut seq_new) = (HEAD_BYTES as u64, HEAD_BYTES as u64, 0, 0);
+        let (mut bytes, mut out) = (Vec::new(), Vec::new());
+        while at < self.end {
+            let damaged = || JournalError::Damaged { path: self.path.clone(), at, next: None };
+            bytes.resize(ENTRY_HEAD_BYTES, 0);
+            old.read_exact(&mut bytes).map_err(undone)?;
+            bytes.resize(entry_len(&bytes).ok_or_else(damaged)?, 0);
+            old.read_exact(&mut bytes[ENTRY_HEAD_BYTES..]).map_err(undone)?;
+            let (seq, payload) = self.head.entry(&bytes, 0, seq_old, self.last_seq).ok_or_else(damaged)?;
+            let payload = &bytes[payload];
+            if keep(seq, payload) {
+                out.clear();
+                encode(head, &mut seq_new, seq, payload, &mut out)?;
+                new.write_all(&out).map_err(undone)?;
+                end += out.len() as u64;
+            }
+            seq_old = seq;
+            at += bytes.len() as u64;
+        }
+        out.clear();
+        encode(head, &mut seq_new, last.0, last.1, &mut out)?;
+        new.write_all(&out).and_then(|()| new.flush()).map_err(undone)?;
+        Ok(end + out.len() as u64)
+    }
+
+    /// Sees to it that [`RESERVE_LEFT_MIN`] bytes can still be appended, however full the disk gets. False if the disk has
+    /// no space to give: what was reserved before is still there.
+    pub fn reserve(&mut self) -> bool {
+        if self.reserved_until >= self.end + RESERVE_LEFT_MIN {
+            return true;
+        }
+        #[cfg(test)]
+        if self.disk_full.load(std::sync::atomic::Ordering::SeqCst) {
+            return false;
+        }
+        match allocate(&self.file, self.end) {
+            Ok(reserved) => {
+                self.reserved_until = if reserved { self.end + RESERVE_BYTES } else { 0 };
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no space can be reserved for the journal");
+                false
+            }
+        }
+    }
+}
+
+/// Reserves space behind `end` without changing the file's length. False if the file system cannot, but has as much free.
+fn allocate(file: &File, end: u64) -> io::Result<bool> {
+    loop {
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, end, RESERVE_BYTES) {
+            Ok(()) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let disk = rustix::fs::fstatvfs(file)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free >= RESERVE_BYTES { Ok(false) } else { Err(Errno::NOSPC.into()) }
 }
 
 fn encode(head: &Head, last: &mut u64, seq: u64, payload: &[u8], bytes: &mut Vec<u8>) -> Result<(), JournalError> {
@@ -185,7 +279,7 @@ fn open_locked(path: &Path) -> Result<File, JournalError> {
         };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(JournalError::Locked { path: path.to_owned() }),
+            Err(Errno::WOULDBLOCK) => return Err(JournalError::Locked { path: path.to_owned() }),
             Err(error) => return Err(failed(error.into())),
         }
         // Who held the lock may have replaced the file just now: then this one has no name any more.
@@ -199,11 +293,32 @@ fn open_locked(path: &Path) -> Result<File, JournalError> {
 
 fn make_empty(path: &Path) -> io::Result<()> {
     let head = Head { salt: salt()?, base: 0 }.encode();
-    match Partial::write(path, &head)?.name(path) {
+    let partial = Partial::begin(path)?;
+    partial.file.write_all_at(&head, 0)?;
+    partial.file.sync_all()?;
+    match partial.name(path) {
         // Another process was first: its file is as good.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
         Ok(()) => sync_folder(path),
+    }
+}
+
+/// Removes what a crash left of files that never got their name. They are in nobody's way, so errors do not matter.
+fn remove_leftovers(path: &Path) {
+    let (Some(folder), Some(name)) = (folder(path), path.file_name()) else { return };
+    let prefix = format!("{}.", name.to_string_lossy());
+    for found in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let found_name = found.file_name();
+        let random = found_name.to_str().and_then(|name| name.strip_prefix(&prefix)).unwrap_or_default();
+        let is_partial = random.len() == 2 * PARTIAL_NAME_BYTES && random.bytes().all(|byte| byte.is_ascii_hexdigit());
+        // One that is locked is being made just now.
+        if is_partial
+            && let Ok(file) = File::open(found.path())
+            && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            let _ = std::fs::remove_file(found.path());
+        }
     }
 }
 
@@ -213,10 +328,13 @@ fn salt() -> io::Result<[u8; 8]> {
     Ok(salt)
 }
 
+/// A bare file name has the empty path as its folder.
+fn folder(path: &Path) -> Option<&Path> {
+    path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+}
+
 fn sync_folder(path: &Path) -> io::Result<()> {
-    // A bare file name has the empty path as its folder.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    File::open(folder(path).unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// A file that is written and synced, and has not got its name yet. Removed if it never gets it.
@@ -227,16 +345,15 @@ struct Partial {
 }
 
 impl Partial {
-    fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
+    fn begin(path: &Path) -> io::Result<Self> {
         let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}", data_encoding::HEXLOWER.encode(&salt()?)));
+        let random: [u8; PARTIAL_NAME_BYTES] = salt()?;
+        name.push(format!(".{}", data_encoding::HEXLOWER.encode(&random)));
         let path = path.with_file_name(name);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         let partial = Self { path, file, named: false };
         // The lock first: it must be held from the moment that the file has its name.
         rustix::fs::flock(&partial.file, FlockOperation::NonBlockingLockExclusive)?;
-        partial.file.write_all_at(bytes, 0)?;
-        partial.file.sync_all()?;
         Ok(partial)
     }
 
@@ -271,5 +388,10 @@ impl Journal {
     /// Writes go to `file` from now on: a test's failing disk.
     pub(super) fn redirect(&mut self, file: File) {
         self.file = file;
+    }
+
+    /// While it is true, the disk has no space to reserve.
+    pub(super) fn disk_full(&self) -> std::sync::Arc<std::sync::atomic::AtomicBool> {
+        std::sync::Arc::clone(&self.disk_full)
     }
 }

@@ -94,7 +94,7 @@ impl Head {
 
     /// The entry at `at`, if it is intact and its number is above `last` and at most `seq_max`: its number and where its
     /// payload is.
-    fn entry(&self, bytes: &[u8], at: usize, last: u64, seq_max: u64) -> Option<(u64, Range<usize>)> {
+    pub(super) fn entry(&self, bytes: &[u8], at: usize, last: u64, seq_max: u64) -> Option<(u64, Range<usize>)> {
         let mut rest = bytes.get(at..)?;
         let (len, seq, checksum): ([u8; 4], [u8; 8], [u8; 4]) = (take(&mut rest)?, take(&mut rest)?, take(&mut rest)?);
         let payload_len = u32::from_le_bytes(len) as usize;
@@ -107,6 +107,12 @@ impl Head {
         let intact = self.checksum(len, seq, payload) == u32::from_le_bytes(checksum);
         intact.then_some((number, begin..begin + payload_len))
     }
+}
+
+/// The length of the entry that begins with `bytes`, if it may be as long as it says.
+pub(super) fn entry_len(bytes: &[u8]) -> Option<usize> {
+    let payload_len = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
+    (payload_len <= ENTRY_BYTES_MAX).then_some(ENTRY_HEAD_BYTES + payload_len)
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {

@@ -17,14 +17,20 @@ use std::io;
 use std::path::PathBuf;
 
 pub use file::{Journal, Opened, Torn};
-pub use writer::{JournalWriter, Synced, WriterClosed};
+pub use writer::{JournalWriter, Keep, Synced, WriterClosed};
 
 /// Every bound of the journal.
 pub mod limits {
     /// Bytes of one entry: a larger one is refused.
     pub const ENTRY_BYTES_MAX: usize = 8 * 1024 * 1024;
-    /// Bytes of a journal: an append beyond is refused until it is compacted.
+    /// Bytes of a journal: an append beyond fails. Compact long before.
     pub const JOURNAL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+    /// Bytes of a journal from which on it counts as a full disk: only what must be decided is to be appended.
+    pub const JOURNAL_BYTES_HIGH: u64 = JOURNAL_BYTES_MAX / 4 * 3;
+    /// Bytes of disk space that are reserved behind the end.
+    pub const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
+    /// The reserve is renewed when less is left. More than the largest entry; if it cannot be, the disk counts as full.
+    pub const RESERVE_LEFT_MIN: u64 = 12 * 1024 * 1024;
     /// Entries that wait for the writer: more wait outside.
     pub const QUEUE_ENTRIES_MAX: usize = 1024;
     /// Bytes of entries that wait for the writer: more wait outside. More than the largest entry.
@@ -84,7 +90,7 @@ pub enum JournalError {
         next: Option<u64>,
     },
     /// Larger than [`limits::JOURNAL_BYTES_MAX`], or would be. Nothing changed.
-    #[error("the journal {path} would have {bytes} bytes, more than {max}: compact it first", path = path.display(), max = limits::JOURNAL_BYTES_MAX)]
+    #[error("the journal {path} would have {bytes} bytes, more than {max}: restart the host, which compacts it", path = path.display(), max = limits::JOURNAL_BYTES_MAX)]
     Full {
         /// Which.
         path: PathBuf,
@@ -104,6 +110,14 @@ pub enum JournalError {
         seq: u64,
         /// The last one before.
         last: u64,
+    },
+    /// The smaller file could not be made. Nothing changed.
+    #[error("the journal {path} cannot be compacted and goes on as it is: free its disk", path = path.display())]
+    Compact {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// Writing or syncing failed, so nobody knows what of it is on disk: the journal takes nothing more.
     #[error("the journal {path} cannot be written: free its disk or replace it, then restart", path = path.display())]

@@ -3,11 +3,12 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
 use super::format::{ENTRY_HEAD_BYTES, HEAD_BYTES};
-use super::limits::{ENTRY_BYTES_MAX, JOURNAL_BYTES_MAX};
+use super::limits::{ENTRY_BYTES_MAX, JOURNAL_BYTES_MAX, RESERVE_BYTES};
 use super::*;
 
 struct Place(tempfile::TempDir);
@@ -69,7 +70,7 @@ fn a_second_opener_is_told() {
     let error = Journal::open(&place.path()).expect_err("locked");
     assert!(matches!(error, JournalError::Locked { .. }), "{error}");
     let mut journal = first.journal;
-    journal.rewrite([]).expect("rewritten");
+    journal.compact(&|_, _| false, 1, b"all").expect("compacted");
     assert!(matches!(Journal::open(&place.path()), Err(JournalError::Locked { .. })), "also after a compaction");
     drop(journal);
     open(&place.path());
@@ -105,7 +106,9 @@ fn what_cannot_be_appended_changes_nothing() {
         journal.append([(7, b"".as_slice()), (6, b"")]),
         Err(JournalError::OutOfOrder { seq: 6, last: 7 })
     ));
-    assert!(matches!(journal.rewrite([(6, b"".as_slice())]), Err(JournalError::OutOfOrder { seq: 6, last: 5 })));
+    assert!(matches!(journal.compact(&|_, _| true, 5, b""), Err(JournalError::OutOfOrder { seq: 5, last: 5 })));
+    assert!(matches!(journal.compact(&|_, _| true, 6, &huge), Err(JournalError::EntryTooLarge { .. })));
+    assert_eq!(place.names(), 1);
     journal.append([(6, b"six".as_slice())]).expect("appended");
     drop(journal);
     assert_eq!(open(&place.path()).entries, [entry(5, "five"), entry(6, "six")]);
@@ -120,16 +123,70 @@ fn compaction_keeps_the_live_and_the_last_number() {
     let mut journal = open(&place.path()).journal;
     let all: Vec<_> = (1..=100).map(|seq| entry(seq, &"x".repeat(100))).collect();
     journal.append(refs(&all)).expect("appended");
-    let live = [entry(10, "ten"), entry(90, "ninety")];
-    journal.rewrite(refs(&live)).expect("rewritten");
-    assert!(journal.bytes() < 100);
-    assert!(matches!(journal.append([(100, b"".as_slice())]), Err(JournalError::OutOfOrder { seq: 100, last: 100 })));
+    let live = [entry(10, &"x".repeat(100)), entry(90, &"x".repeat(100)), entry(103, "snapshot")];
+    journal
+        .compact(&|seq, payload| payload.len() == 100 && (seq == 10 || seq == 90), 103, b"snapshot")
+        .expect("compacted");
+    assert!(journal.bytes() < 400);
+    assert!(matches!(journal.append([(103, b"".as_slice())]), Err(JournalError::OutOfOrder { seq: 103, last: 103 })));
     drop(journal);
     let Opened { mut journal, entries, .. } = open(&place.path());
-    assert_eq!((entries.as_slice(), journal.last_seq()), (live.as_slice(), 100));
-    journal.append([(101, b"next".as_slice())]).expect("appended");
+    assert_eq!((entries.as_slice(), journal.last_seq()), (live.as_slice(), 103));
+    journal.append([(104, b"next".as_slice())]).expect("appended");
+    journal.compact(&|seq, _| seq == 104, 105, b"").expect("compacted");
     drop(journal);
-    assert_eq!(open(&place.path()).entries, [live[0].clone(), live[1].clone(), entry(101, "next")]);
+    let opened = open(&place.path());
+    assert_eq!((opened.entries, opened.journal.last_seq()), (vec![entry(104, "next"), entry(105, "")], 105));
+    assert_eq!(place.names(), 1);
+}
+
+#[test]
+fn the_highest_number_outlives_a_compaction_to_a_lower_one() {
+    let place = Place::new();
+    let mut journal = open(&place.path()).journal;
+    journal.append([(9, b"nine".as_slice())]).expect("appended");
+    journal.compact(&|_, _| false, 4, b"all").expect("compacted");
+    drop(journal);
+    let opened = open(&place.path());
+    assert_eq!((opened.entries, opened.journal.last_seq()), (vec![entry(4, "all")], 9));
+}
+
+#[test]
+fn a_crash_while_compacting_leaves_the_old_journal_or_the_new() {
+    let all = [entry(1, "one"), entry(2, "two"), entry(3, "three")];
+    let (place, _) = Place::with(&all);
+    let (other, _) = Place::with(&[entry(2, "two"), entry(4, "snapshot")]);
+    let new = fs::read(other.path()).expect("readable");
+    let leftover = place.0.path().join("journal.00112233445566ff");
+    let strangers = ["journal.bak", "journal.00112233445566gg", "journal.0011"].map(|name| place.0.path().join(name));
+    strangers.iter().for_each(|path| fs::write(path, b"mine").expect("written"));
+    // Before the rename: however much of the new file is there, the old one counts, and the new one goes.
+    for length in 0..=new.len() {
+        fs::write(&leftover, &new[..length]).expect("written");
+        assert_eq!(open(&place.path()).entries, all);
+        assert!(!leftover.exists());
+    }
+    // One that another process is just making is left to it.
+    fs::write(&leftover, &new).expect("written");
+    let making = fs::File::open(&leftover).expect("readable");
+    rustix::fs::flock(&making, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    assert_eq!(open(&place.path()).entries, all);
+    assert!(leftover.exists());
+    // After it: the new one.
+    fs::rename(&leftover, place.path()).expect("renamed");
+    drop(making);
+    assert_eq!(open(&place.path()).entries, [entry(2, "two"), entry(4, "snapshot")]);
+    assert!(strangers.iter().all(|path| path.exists()));
+}
+
+#[test]
+fn damage_that_compaction_meets_is_not_made_good() {
+    let (place, ends) = Place::with(&[entry(1, "one"), entry(2, "two"), entry(3, "three")]);
+    let mut journal = open(&place.path()).journal;
+    let file = OpenOptions::new().write(true).open(place.path()).expect("a file");
+    file.write_all_at(b"?", (ends[1] + ENTRY_HEAD_BYTES) as u64).expect("written");
+    let error = journal.compact(&|_, _| true, 4, b"all").expect_err("damaged");
+    assert!(matches!(error, JournalError::Damaged { at, .. } if at == ends[1] as u64), "{error}");
     assert_eq!(place.names(), 1);
 }
 
@@ -240,15 +297,15 @@ fn the_writer_syncs_what_it_takes_and_gives_the_journal_back() {
         let synced = reached(&writer, 500).await;
         assert_eq!((synced.seq, synced.bytes, synced.failed.is_none()), (500, 32 + 500 * 116, true));
         writer.append(501, b"live".to_vec()).await.expect("taken");
-        writer.rewrite(vec![entry(501, "live")]).await.expect("running").expect("rewritten");
-        let synced = reached(&writer, 501).await;
-        assert_eq!((synced.seq, synced.bytes), (501, 32 + 20));
+        writer.compact(Box::new(|seq, _| seq == 501), 502, b"all".to_vec()).await.expect("taken");
+        let synced = reached(&writer, 502).await;
+        assert_eq!((synced.seq, synced.bytes, synced.compactions_failed), (502, 32 + 20 + 19, 0));
         let other = writer.clone();
         let mut journal = writer.close().await.expect("running");
-        assert_eq!(other.append(502, vec![]).await, Err(WriterClosed));
-        journal.append([(502, b"after".as_slice())]).expect("appended");
+        assert_eq!(other.append(503, vec![]).await, Err(WriterClosed));
+        journal.append([(503, b"after".as_slice())]).expect("appended");
     });
-    assert_eq!(open(&place.path()).entries, [entry(501, "live"), entry(502, "after")]);
+    assert_eq!(open(&place.path()).entries, [entry(501, "live"), entry(502, "all"), entry(503, "after")]);
 }
 
 #[test]
@@ -294,7 +351,7 @@ fn a_full_disk_is_a_failed_write_and_stays_one() {
         "{error:?}"
     );
     assert!(matches!(journal.append([(2, b"two".as_slice())]), Err(JournalError::Failed { .. })));
-    assert!(matches!(journal.rewrite([]), Err(JournalError::Failed { .. })));
+    assert!(matches!(journal.compact(&|_, _| true, 2, b""), Err(JournalError::Failed { .. })));
     drop(journal);
     assert_eq!(open(&place.path()).entries, [entry(1, "one")]);
 }
@@ -308,4 +365,78 @@ fn a_torn_entry_is_overwritten_by_the_next() {
     opened.journal.append([(2, b"again".as_slice())]).expect("appended");
     drop(opened);
     assert_eq!(open(&place.path()).entries, [entry(1, "one"), entry(2, "again")]);
+}
+
+/// Blocks of 512 bytes that a file has, whatever its length.
+fn blocks(path: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&fs::metadata(path).expect("a file"))
+}
+
+#[test]
+fn space_is_reserved_behind_the_end_and_is_no_part_of_the_journal() {
+    let place = Place::new();
+    let mut journal = open(&place.path()).journal;
+    assert!(journal.reserve());
+    journal.append([(1, b"one".as_slice())]).expect("appended");
+    // Some file systems cannot; there, free space is all that counts.
+    assert!(blocks(&place.path()) * 512 >= RESERVE_BYTES || !may_reserve(&place));
+    drop(journal);
+    assert_eq!(fs::metadata(place.path()).expect("a file").len(), 32 + 19);
+    let opened = open(&place.path());
+    assert_eq!((opened.entries, opened.torn), (vec![entry(1, "one")], None));
+}
+
+fn may_reserve(place: &Place) -> bool {
+    let file = fs::File::create(place.0.path().join("probe")).expect("a file");
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, 4096).is_ok()
+}
+
+#[test]
+fn a_disk_that_fills_up_is_told_of_while_what_must_be_is_still_written() {
+    let place = Place::new();
+    let mut journal = open(&place.path()).journal;
+    assert!(journal.reserve());
+    let disk_full = journal.disk_full();
+    disk_full.store(true, Ordering::SeqCst);
+    block_on(async {
+        let writer = JournalWriter::start(journal).expect("a thread");
+        let mib = 1024 * 1024;
+        // 16 MiB were reserved: as long as 12 are left, nothing is amiss.
+        for seq in 1..=3 {
+            writer.append(seq, vec![7; mib]).await.expect("taken");
+            assert!(!reached(&writer, seq).await.full);
+        }
+        for seq in 4..=15 {
+            writer.append(seq, vec![7; mib]).await.expect("taken");
+            let synced = reached(&writer, seq).await;
+            assert!(synced.full && synced.failed.is_none());
+        }
+        // Space that is back is seen when asked for.
+        disk_full.store(false, Ordering::SeqCst);
+        assert!(writer.synced().borrow().full);
+        writer.check_space();
+        writer.synced().wait_for(|synced| !synced.full).await.expect("a writer");
+    });
+    assert_eq!(open(&place.path()).entries.len(), 15);
+}
+
+#[test]
+fn what_cannot_be_compacted_stays_and_counts() {
+    let place = Place::new();
+    let journal = open(&place.path()).journal;
+    let hidden = place.0.path().with_extension("hidden");
+    block_on(async {
+        let writer = JournalWriter::start(journal).expect("a thread");
+        writer.append(1, b"one".to_vec()).await.expect("taken");
+        reached(&writer, 1).await;
+        // Without its folder no new file can be made.
+        fs::rename(place.0.path(), &hidden).expect("renamed");
+        writer.compact(Box::new(|_, _| false), 2, b"all".to_vec()).await.expect("taken");
+        let synced = reached(&writer, 2).await;
+        assert_eq!((synced.seq, synced.compactions_failed, synced.failed.is_none()), (2, 1, true));
+        fs::rename(&hidden, place.0.path()).expect("renamed");
+        writer.append(3, b"three".to_vec()).await.expect("taken");
+        reached(&writer, 3).await;
+    });
+    assert_eq!(open(&place.path()).entries, [entry(1, "one"), entry(3, "three")]);
 }

@@ -5,8 +5,9 @@ use std::thread;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use super::limits::{ENTRY_BYTES_MAX, GROUP_BYTES_MAX, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX};
-use super::{Entry, Journal, JournalError};
+use super::limits::{ENTRY_BYTES_MAX, GROUP_BYTES_MAX, JOURNAL_BYTES_HIGH, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX};
+use super::{Journal, JournalError};
+use crate::words::describe;
 
 /// What the queue's bytes are counted in, so that their number fits a semaphore.
 const UNIT_BYTES: usize = 1024;
@@ -20,6 +21,11 @@ pub struct Synced {
     pub seq: u64,
     /// Bytes of the file. Compact long before [`JOURNAL_BYTES_MAX`](super::limits::JOURNAL_BYTES_MAX), at which it fails.
     pub bytes: u64,
+    /// The disk has no space to reserve, or the file is near its largest size. What is appended now uses up a reserve that
+    /// is for decisions; when that has gone, the journal fails. [`JournalWriter::check_space`] looks again.
+    pub full: bool,
+    /// Compactions that could not be done, for want of space most likely.
+    pub compactions_failed: u64,
     /// Why nothing more will be. The host must stop making promises.
     pub failed: Option<Arc<JournalError>>,
 }
@@ -38,7 +44,9 @@ pub struct JournalWriter {
     synced: watch::Receiver<Synced>,
 }
 
-#[derive(Debug)]
+/// Which entries stay when a journal is compacted, by number and payload.
+pub type Keep = Box<dyn Fn(u64, &[u8]) -> bool + Send>;
+
 enum Command {
     /// The permit gives its bytes back to the queue once the entry is on disk.
     Append {
@@ -46,10 +54,13 @@ enum Command {
         payload: Vec<u8>,
         room: OwnedSemaphorePermit,
     },
-    Rewrite {
-        live: Vec<Entry>,
-        done: oneshot::Sender<Result<(), Arc<JournalError>>>,
+    Compact {
+        keep: Keep,
+        seq: u64,
+        payload: Vec<u8>,
+        room: OwnedSemaphorePermit,
     },
+    CheckSpace,
     Close {
         done: oneshot::Sender<Journal>,
     },
@@ -60,9 +71,15 @@ impl JournalWriter {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn start(journal: Journal) -> std::io::Result<Self> {
+    pub fn start(mut journal: Journal) -> std::io::Result<Self> {
         let (queue, commands) = mpsc::channel(QUEUE_ENTRIES_MAX);
-        let (report, synced) = watch::channel(Synced { seq: journal.last_seq(), bytes: journal.bytes(), failed: None });
+        let (report, synced) = watch::channel(Synced {
+            seq: journal.last_seq(),
+            bytes: journal.bytes(),
+            full: !journal.reserve() || journal.bytes() > JOURNAL_BYTES_HIGH,
+            compactions_failed: 0,
+            failed: None,
+        });
         let thread = thread::Builder::new().name("wayfare-journal".into());
         thread.spawn(move || Worker { journal, commands, report }.run())?;
         Ok(Self { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX / UNIT_BYTES)), synced })
@@ -76,21 +93,32 @@ impl JournalWriter {
     /// # Errors
     /// [`WriterClosed`]; the entry is not queued.
     pub async fn append(&self, seq: u64, payload: Vec<u8>) -> Result<(), WriterClosed> {
-        // More than an entry may have would wait for ever for room; the journal refuses it by name.
-        let units = (payload.len().min(ENTRY_BYTES_MAX) / UNIT_BYTES + 1) as u32;
-        let room = Arc::clone(&self.bytes).acquire_many_owned(units).await.map_err(|_| WriterClosed)?;
+        let room = self.room(&payload).await?;
         self.queue.send(Command::Append { seq, payload, room }).await.map_err(|_| WriterClosed)
     }
 
-    /// Replaces all entries by `live` ones (see [`Journal::rewrite`]) after everything that was queued before. What was
-    /// queued before and is not in `live` is forgotten, so make `live` after the last `append`, in the same task.
+    /// More than an entry may have would wait for ever for room; the journal refuses it by name.
+    async fn room(&self, payload: &[u8]) -> Result<OwnedSemaphorePermit, WriterClosed> {
+        let units = (payload.len().min(ENTRY_BYTES_MAX) / UNIT_BYTES + 1) as u32;
+        Arc::clone(&self.bytes).acquire_many_owned(units).await.map_err(|_| WriterClosed)
+    }
+
+    /// Queues a compaction (see [`Journal::compact`]) behind what was queued before. Entry `seq` must say no more than the
+    /// entries that are not kept: if the smaller file cannot be made, the old entries stay instead and count for it. So
+    /// [`synced`](Self::synced) reaches `seq` in both cases.
+    ///
+    /// Cancel safe: if dropped before it is done, nothing is queued.
     ///
     /// # Errors
-    /// As of [`Journal::rewrite`], or if the writer has stopped. A failure to make the new file leaves the writer running.
-    pub async fn rewrite(&self, live: Vec<Entry>) -> Result<Result<(), Arc<JournalError>>, WriterClosed> {
-        let (done, finished) = oneshot::channel();
-        self.queue.send(Command::Rewrite { live, done }).await.map_err(|_| WriterClosed)?;
-        finished.await.map_err(|_| WriterClosed)
+    /// [`WriterClosed`]; nothing is queued.
+    pub async fn compact(&self, keep: Keep, seq: u64, payload: Vec<u8>) -> Result<(), WriterClosed> {
+        let room = self.room(&payload).await?;
+        self.queue.send(Command::Compact { keep, seq, payload, room }).await.map_err(|_| WriterClosed)
+    }
+
+    /// Looks again whether the disk is [full](Synced::full), if the writer is idle enough to be asked.
+    pub fn check_space(&self) {
+        let _ = self.queue.try_send(Command::CheckSpace);
     }
 
     /// The highest number that is on disk, and whether it can rise any more.
@@ -123,7 +151,11 @@ impl Worker {
         while let Some(command) = next.take() {
             let outcome = match command {
                 Command::Append { seq, payload, room } => self.append(seq, payload, room, &mut next),
-                Command::Rewrite { live, done } => self.rewrite(&live, done),
+                Command::Compact { keep, seq, payload, room } => self.compact(&keep, seq, &payload, room),
+                Command::CheckSpace => {
+                    self.report_progress();
+                    Ok(())
+                }
                 Command::Close { done } => {
                     // Whoever still has a handle learns of the end no later than the caller.
                     self.commands.close();
@@ -133,7 +165,7 @@ impl Worker {
                 }
             };
             if let Err(error) = outcome {
-                tracing::error!(%error, "the journal has failed: this host makes no more promises");
+                tracing::error!(error = describe(&*error), "the journal has failed: this host makes no more promises");
                 self.report.send_modify(|synced| synced.failed = Some(error));
                 return;
             }
@@ -171,22 +203,36 @@ impl Worker {
         Ok(())
     }
 
-    fn rewrite(
+    fn compact(
         &mut self,
-        live: &[Entry],
-        done: oneshot::Sender<Result<(), Arc<JournalError>>>,
+        keep: &Keep,
+        seq: u64,
+        payload: &[u8],
+        _room: OwnedSemaphorePermit,
     ) -> Result<(), Arc<JournalError>> {
-        let result = self.journal.rewrite(live.iter().map(|(seq, payload)| (*seq, payload.as_slice())));
-        let result = result.map_err(Arc::new);
-        // Only a failed write leaves the journal in doubt; with any other error it goes on as it was.
-        let fatal = result.as_ref().err().filter(|error| matches!(***error, JournalError::Write { .. })).cloned();
+        match self.journal.compact(keep, seq, payload) {
+            Ok(()) => {}
+            Err(
+                error @ (JournalError::Compact { .. } | JournalError::Full { .. } | JournalError::EntryTooLarge { .. }),
+            ) => {
+                tracing::warn!(error = describe(&error), "the journal goes on growing");
+                self.report.send_modify(|synced| synced.compactions_failed += 1);
+            }
+            Err(error) => return Err(error.into()),
+        }
         self.report_progress();
-        // Whoever asked may have gone away.
-        let _ = done.send(result);
-        fatal.map_or(Ok(()), Err)
+        // The old entries are on disk, and say the same.
+        self.report.send_modify(|synced| synced.seq = synced.seq.max(seq));
+        Ok(())
     }
 
-    fn report_progress(&self) {
-        self.report.send_modify(|synced| (synced.seq, synced.bytes) = (self.journal.last_seq(), self.journal.bytes()));
+    fn report_progress(&mut self) {
+        let (seq, bytes) = (self.journal.last_seq(), self.journal.bytes());
+        let full = !self.journal.reserve() || bytes > JOURNAL_BYTES_HIGH;
+        self.report.send_if_modified(|synced| {
+            let changed = synced.seq < seq || synced.bytes != bytes || synced.full != full;
+            (synced.seq, synced.bytes, synced.full) = (synced.seq.max(seq), bytes, full);
+            changed
+        });
     }
 }

@@ -20,6 +20,9 @@ pub const TABLE_ELEMENTS_MAX: u64 = 1 << 20;
 /// Clock values that one request may read, each eight bytes of the service's log: the next read cuts the request.
 pub const CLOCK_READS_MAX: usize = 16 * 1024;
 
+/// Bytes of all that one request read, as the host's log keeps it: the clock values, a seed, and why it was cut.
+pub const INPUTS_BYTES_MAX: usize = CLOCK_READS_MAX * 8 + 4 * 1024;
+
 /// Bytes of one line of a service's log: longer ones are broken.
 pub const LOG_LINE_BYTES_MAX: usize = 4 * 1024;
 

@@ -30,7 +30,7 @@ pub use error::{ApplyError, CallError, CaptureError, PrepareError, ProbeError, S
 pub use fault::Fault;
 pub use limits::Limits;
 pub use log::{LogLine, LogStream, LogTail};
-pub use outside::{Outside, RecordedInputs, SystemOutside};
+pub use outside::{InputsError, Outside, RecordedInputs, SystemOutside};
 pub use state::{GlobalValue, RecordError, Salt, StateRecord};
 
 /// Makes instances of one kind of artifact.

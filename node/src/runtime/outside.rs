@@ -5,9 +5,10 @@ use std::fmt;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use wayfare_protocol::wire::{self, Wire};
 
 use super::Fault;
-use super::limits::CLOCK_READS_MAX;
+use super::limits::{CLOCK_READS_MAX, INPUTS_BYTES_MAX};
 
 /// Where an instance's clocks and seeds come from. A test gives fixed ones.
 pub trait Outside: Send + Sync {
@@ -62,7 +63,54 @@ pub struct RecordedInputs {
     pub(crate) cut: Option<Fault>,
 }
 
+/// The version of encoded inputs, in front of them.
+const INPUTS_VERSION: u8 = 1;
+
+/// Bytes that are no record of what a request read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InputsError {
+    /// Of a later program.
+    #[error("inputs of version {found}, this program reads {INPUTS_VERSION}: run the version that wrote them")]
+    Version {
+        /// Theirs.
+        found: u8,
+    },
+    /// Of none.
+    #[error("what a request read was written down wrongly, or damaged")]
+    Malformed,
+}
+
+impl Wire for RecordedInputs {
+    const LIMIT: usize = INPUTS_BYTES_MAX;
+}
+
 impl RecordedInputs {
+    /// For the log: no bytes if nothing was read, as for most requests.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let mut bytes = vec![INPUTS_VERSION];
+        bytes.append(&mut wire::encode(self));
+        bytes
+    }
+
+    /// Reads them back.
+    ///
+    /// # Errors
+    /// Any other bytes than [`to_bytes`](Self::to_bytes) makes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, InputsError> {
+        match bytes {
+            [] => Ok(Self::default()),
+            [INPUTS_VERSION, body @ ..] => match wire::decode(body) {
+                Ok(Self { cut: None, seed: None, clock_ns }) if clock_ns.is_empty() => Err(InputsError::Malformed),
+                Ok(inputs) if inputs.clock_ns.len() <= CLOCK_READS_MAX => Ok(inputs),
+                Ok(_) | Err(_) => Err(InputsError::Malformed),
+            },
+            [found, ..] => Err(InputsError::Version { found: *found }),
+        }
+    }
+
     /// Why the request was rolled back, if it was: replay then leaves the state alone, whatever the reason was.
     pub fn cut(&self) -> Option<&Fault> {
         self.cut.as_ref()

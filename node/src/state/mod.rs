@@ -11,7 +11,7 @@
 //! | `owner.key` | the secret key of the owner who deploys from here; for its owner only |
 //! | `lock` | held while the node runs |
 //! | `api.sock` | the control socket, while the node runs |
-//! | `journal`, `modules/`, `code/` | what it promised, services' modules, compiled code |
+//! | `journal`, `images/`, `modules/`, `code/` | what it promised and what services were asked, their state, their modules, compiled code |
 //!
 //! Open next: `files` for how they are written, `trust` for `trust.json`.
 

@@ -1,7 +1,8 @@
 //! A request that is run again, with what it read then, leads to the same.
 
 use super::*;
-use crate::runtime::{CallError, StartError};
+use crate::runtime::limits::{CLOCK_READS_MAX, TRAP_TEXT_BYTES_MAX};
+use crate::runtime::{CallError, Fault, InputsError, StartError};
 
 #[test]
 fn replay_repeats_answers_and_state_byte_for_byte() {
@@ -60,8 +61,27 @@ fn records_do_not_show_their_seed() {
 }
 
 #[test]
-fn records_survive_the_codec() {
-    let inputs = call(&mut *start(&probe(), launch()), b"c").inputs;
-    let json = serde_json::to_vec(&inputs).expect("serializable");
-    assert_eq!(serde_json::from_slice::<RecordedInputs>(&json).expect("deserializable"), inputs);
+fn records_survive_the_codec_and_nothing_else_does() {
+    let mut service = start(&probe(), launch());
+    for request in [b"n", b"c", b"t", b"g", b"G"] {
+        let inputs = call(&mut *service, request).inputs;
+        assert_eq!(RecordedInputs::from_bytes(&inputs.to_bytes()), Ok(inputs), "{}", request.escape_ascii());
+    }
+    assert!(call(&mut *service, b"n").inputs.to_bytes().is_empty());
+    let bytes = call(&mut *service, b"c").inputs.to_bytes();
+    let longer = [bytes.as_slice(), &[0]].concat();
+    for malformed in [&bytes[..bytes.len() - 1], &longer, &[1], &[&[1], [0; 10].as_slice()].concat()] {
+        assert_eq!(RecordedInputs::from_bytes(malformed), Err(InputsError::Malformed), "{malformed:?}");
+    }
+    assert_eq!(RecordedInputs::from_bytes(&[2, 0]), Err(InputsError::Version { found: 2 }));
+}
+
+#[test]
+fn the_longest_record_is_within_its_bound() {
+    let clock_ns = vec![u64::MAX; CLOCK_READS_MAX];
+    let cut = Some(Fault::Trapped { what: "x".repeat(TRAP_TEXT_BYTES_MAX) });
+    let mut inputs = RecordedInputs { clock_ns, seed: Some([1; 32]), cut };
+    assert_eq!(RecordedInputs::from_bytes(&inputs.to_bytes()).as_ref(), Ok(&inputs));
+    inputs.clock_ns.push(1);
+    assert_eq!(RecordedInputs::from_bytes(&inputs.to_bytes()), Err(InputsError::Malformed));
 }
