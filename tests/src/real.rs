@@ -210,6 +210,7 @@ impl RealHost {
             dir: dir.path().to_owned(),
             driver: driver(),
             forget_lost: false,
+            witness: None,
         };
         let stop = CancellationToken::new();
         let handle = host::start(parts, &TaskTracker::new(), stop.clone()).unwrap();

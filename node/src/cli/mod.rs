@@ -6,11 +6,13 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use clap::Parser;
 use serde::Serialize;
+use wayfare_net::{Connector, Witness};
 
 use crate::{api::client::Client, state::StateDir};
 
@@ -28,7 +30,11 @@ use failure::Failure;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Does what the arguments say.
-pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub(crate) fn run(
+    args: impl IntoIterator<Item = OsString>,
+    connector: Arc<dyn Connector>,
+    witness: Option<Arc<dyn Witness>>,
+) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -37,7 +43,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match execute(cli) {
+    match execute(cli, connector, witness) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
@@ -47,6 +53,10 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 struct Context {
     dir: StateDir,
     json: bool,
+    /// Through which a node dials.
+    connector: Arc<dyn Connector>,
+    /// Who watches a node.
+    witness: Option<Arc<dyn Witness>>,
 }
 
 fn state_dir(dir: Option<PathBuf>) -> StateDir {
@@ -54,8 +64,8 @@ fn state_dir(dir: Option<PathBuf>) -> StateDir {
     StateDir::new(named.unwrap_or_else(|| PathBuf::from("wayfare-node")))
 }
 
-fn execute(cli: Cli) -> Result<(), Failure> {
-    let context = Context { dir: state_dir(cli.dir), json: cli.json };
+fn execute(cli: Cli, connector: Arc<dyn Connector>, witness: Option<Arc<dyn Witness>>) -> Result<(), Failure> {
+    let context = Context { dir: state_dir(cli.dir), json: cli.json, connector, witness };
     if let Command::Init(args) = cli.command {
         return setup::init(&context, args);
     }

@@ -5,7 +5,6 @@ use std::{io::Read, sync::Arc};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use wayfare_net::DirectConnector;
 use wayfare_protocol::trust::{JoinToken, Role};
 
 use super::{Context, Failure, args, out};
@@ -124,11 +123,12 @@ pub(super) async fn run(context: &Context, args: args::Run) -> Result<(), Failur
     let mut options = NodeOptions::from_dir(&context.dir)?;
     options.role = args.role;
     options.forget_lost = args.forget_lost;
+    options.witness.clone_from(&context.witness);
     let signals =
         shutdown::on_signals().map_err(|error| Failure::other(format!("cannot watch for signals: {error}")))?;
     // Its own, so that the node can be asked what it still holds before it stops.
     let shutdown = CancellationToken::new();
-    let mut starting = std::pin::pin!(node::start(options, Arc::new(DirectConnector), shutdown.clone()));
+    let mut starting = std::pin::pin!(node::start(options, Arc::clone(&context.connector), shutdown.clone()));
     let node = tokio::select! {
         biased;
         started = &mut starting => started?,

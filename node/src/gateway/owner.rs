@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
-use wayfare_net::{Net, NetEvent, Pool, PoolEvent, Protocol, Verdict};
+use wayfare_net::{Net, NetEvent, Pool, PoolEvent, Protocol, Verdict, Watched};
 use wayfare_protocol::{
     advert::Gossip,
     gateway::{Effect, Ticket, effect::Entry},
@@ -52,6 +52,7 @@ pub(super) struct Owner {
     rtts: mpsc::Sender<(HostId, Option<Micros>)>,
     measured: mpsc::Receiver<(HostId, Option<Micros>)>,
     probe_interval: Duration,
+    watched: Watched,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -92,6 +93,7 @@ impl Owner {
             rtts,
             measured,
             probe_interval: parts.probe_interval,
+            watched: Watched::by(parts.witness),
             tracker,
             shutdown,
         })
@@ -122,6 +124,7 @@ impl Owner {
                         return;
                     }
                     let Synced { seq, failed, .. } = self.synced.borrow_and_update().clone();
+                    self.watched.synced(seq);
                     self.machine.handle_synced(now(), seq);
                     if let Some(error) = failed {
                         error!(%error, "this gateway stops: a number could be used twice");
@@ -154,14 +157,18 @@ impl Owner {
                         error!("the journal takes no more entries: this gateway stops");
                         self.shutdown.cancel();
                     }
+                    self.watched.appended(seq, entry.name());
                 }
                 Effect::Connect { host, addresses } => self.requests.connect(host, &addresses),
                 Effect::Disconnect { host } => self.requests.close(host),
-                Effect::Send { host, frame } => self.requests.send(host, &[], frame.to_bytes().into()),
+                Effect::Send { host, frame } => {
+                    self.watched.send(frame.name(), || self.requests.send(host, &[], frame.to_bytes().into()));
+                }
                 Effect::Lookup { registry, lookup } => {
                     if let Ok(anchor) = self.bundle.anchor(registry) {
-                        let bytes = RegistryFrame::Lookup(lookup).to_bytes();
-                        self.registry.send(anchor.host(), &anchor.addresses, bytes.into());
+                        let frame = RegistryFrame::Lookup(lookup);
+                        let send = || self.registry.send(anchor.host(), &anchor.addresses, frame.to_bytes().into());
+                        self.watched.send(frame.name(), send);
                     }
                 }
                 Effect::Answer { ticket, response } => self.answer(ticket, Answer::Response(response)),
@@ -173,7 +180,7 @@ impl Owner {
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
         if let Some((client, _room)) = self.clients.remove(&ticket) {
             // A client that has hung up needs no answer.
-            let _ = client.send(answer);
+            self.watched.send("Answer", || drop(client.send(answer)));
         }
     }
 

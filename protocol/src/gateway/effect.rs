@@ -139,6 +139,17 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// The entry's name, for whoever watches a gateway at work.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Incarnation(_) => "Incarnation",
+            Self::Reserved { .. } => "Reserved",
+            Self::Seen { .. } => "Seen",
+        }
+    }
+}
+
 impl Wire for Entry {
     const LIMIT: usize = 256;
 }
