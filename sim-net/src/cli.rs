@@ -11,6 +11,8 @@ use crate::{
     bench::{Report, handshake, idle},
     demo::{self, DemoOptions},
     layout::Journey,
+    matrix::LatencyMatrix,
+    scale::{self, ScaleOptions},
 };
 
 /// Meshes of real Wayfare nodes on one machine, over the latencies of real networks.
@@ -28,6 +30,28 @@ enum Command {
     /// Measure, each figure beside its floor
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// How a mesh of thousands hears of its clouds, in virtual time
+    #[command(after_help = "\
+Examples:
+  wayfare-sim scale                           100, 1000 and 5000 nodes, and 50 real ones to compare with
+  wayfare-sim scale --nodes 2000 --calibrate 0 --json")]
+    Scale {
+        /// Nodes of each mesh; every tenth advertises
+        #[arg(long, value_delimiter = ',', default_value = "100,1000,5000")]
+        nodes: Vec<usize>,
+        /// Virtual seconds of each
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Real nodes to compare the model with; 0: none
+        #[arg(long, default_value_t = 50)]
+        calibrate: usize,
+        /// Chooses who stands where and who meets whom
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// The other process of a bench
     #[command(name = idle::COMMAND, hide = true)]
     IdleNode {
@@ -156,6 +180,17 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, 1),
         },
+        Command::Scale { nodes, seconds, calibrate, seed, json } => {
+            let result = LatencyMatrix::bundled().map_err(anyhow::Error::from).and_then(|matrix| {
+                runtime.block_on(scale::run(&ScaleOptions { nodes, seconds, calibrate, seed }, &matrix))
+            });
+            match result {
+                Ok(report) if json => print_json(&report),
+                Ok(report) => println!("{report}"),
+                Err(error) => return fail(&error, 2),
+            }
+            ExitCode::SUCCESS
+        }
         Command::Bench(BenchCommand::Handshake { rounds, json }) => {
             match runtime.block_on(handshake::run(rounds, !json)) {
                 Ok(report) => print_report(&report, json),

@@ -8,6 +8,8 @@
 //! [`mesh::Mesh`] runs real nodes together in one process, [`mod@demo`] lets a service follow its user there. [`run`] is the
 //! `wayfare-sim` binary.
 //!
+//! [`mod@scale`] is thousands of machines in virtual time.
+//!
 //! Read `matrix.rs` first, then `emulator/mod.rs`, `mesh.rs` and `demo/mod.rs`.
 
 use std::process::ExitCode;
@@ -23,6 +25,7 @@ pub mod matrix;
 pub mod mesh;
 pub mod moves;
 pub mod rng;
+pub mod scale;
 
 /// The `wayfare-sim` binary: reads the arguments of the process and does what they say.
 ///

@@ -1,6 +1,6 @@
 //! The newest advert of each host, bounded. It takes only what [`verify_advert`](super::verify_advert) proved.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::Advert;
 use crate::{
@@ -20,13 +20,13 @@ pub enum Inserted {
     Known,
 }
 
-/// A host's newest advert and the certificate in it.
+/// A host's newest advert and the certificate in it. Shared: stores that live in one process hold it once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// What the host says of itself.
-    pub advert: Verified<Advert>,
+    pub advert: Arc<Verified<Advert>>,
     /// What its Registry says of it.
-    pub certificate: Verified<Certificate>,
+    pub certificate: Arc<Verified<Certificate>>,
     /// The latest expiry of any advert of this host: until then an older one could be replayed, so the serial is kept.
     remember_until: Timestamp,
 }
@@ -54,9 +54,10 @@ impl AdvertStore {
     pub fn insert(
         &mut self,
         now: Timestamp,
-        advert: Verified<Advert>,
-        certificate: Verified<Certificate>,
+        advert: impl Into<Arc<Verified<Advert>>>,
+        certificate: impl Into<Arc<Verified<Certificate>>>,
     ) -> Result<Inserted, Reject> {
+        let (advert, certificate) = (advert.into(), certificate.into());
         if certificate.host != advert.host {
             return Err(Reject::WrongCloud);
         }

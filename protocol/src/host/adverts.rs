@@ -1,16 +1,18 @@
 //! Speaking to the mesh: this cloud's adverts out, other clouds' adverts and placements in.
 
+use std::sync::Arc;
+
 use super::{Effect, Host};
 use crate::{
-    advert::{Advert, Gossip, verify_advert},
-    ids::Digest,
+    advert::{Advert, AdvertStore, Gossip, verify_advert},
+    ids::{Digest, HostId},
     latency::Coordinate,
     limits::{ADVERT_INTERVAL, ADVERT_LIFETIME_MAX, CLOCK_SKEW},
     manifest::ServiceType,
     reject::{Guards, Reject, ensure},
     suite::Suite,
     time::{Instant, Micros, Now},
-    trust::{Receiver, Role, Signed},
+    trust::{Certificate, Receiver, Role, Signed, Verified},
     wire::Frame,
 };
 
@@ -42,9 +44,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         match Gossip::from_bytes(bytes)? {
             Gossip::Advert(signed) => {
                 let (advert, certificate) = verify_advert::<S, G>(&signed, &self.bundle, now.wall)?;
-                if advert.host != self.me() {
-                    self.adverts.insert(now.wall, advert, certificate)?;
-                }
+                self.keep_advert(now, advert.into(), certificate.into())?;
             }
             Gossip::Placement(signed) => {
                 let registry = signed.unverified()?.service.registry;
@@ -53,6 +53,58 @@ impl<S: Suite, G: Guards> Host<S, G> {
             }
         }
         Ok(())
+    }
+
+    /// An advert that was verified for another host in this process, under the same bundle: it is not verified again.
+    ///
+    /// # Errors
+    /// As of [`Host::handle_gossip`].
+    pub fn handle_verified_advert(
+        &mut self,
+        now: Now,
+        advert: &Arc<Verified<Advert>>,
+        certificate: &Arc<Verified<Certificate>>,
+    ) -> Result<(), Reject> {
+        let result = self.keep_advert(now, Arc::clone(advert), Arc::clone(certificate));
+        self.counted(result)
+    }
+
+    fn keep_advert(
+        &mut self,
+        now: Now,
+        advert: Arc<Verified<Advert>>,
+        certificate: Arc<Verified<Certificate>>,
+    ) -> Result<(), Reject> {
+        if advert.host != self.me() {
+            self.adverts.insert(now.wall, advert, certificate)?;
+        }
+        Ok(())
+    }
+
+    /// Whose round trip to measure next: any cloud that advertises, so that this host finds its place among them.
+    pub fn probe_target(&self, now: Now, rng: &mut dyn rand_core::Rng) -> Option<(HostId, Vec<String>)> {
+        let live = self.adverts.live(now.wall).count();
+        let choice = rng.next_u64().checked_rem(live as u64)?;
+        let known = self.adverts.live(now.wall).nth(choice as usize)?;
+        Some((known.advert.host, known.advert.addresses.clone()))
+    }
+
+    /// Takes a measured round trip to `host`. What that host says of itself counts only as far as Vivaldi goes.
+    pub fn record_rtt(&mut self, now: Now, host: HostId, rtt: Micros) {
+        if let Some(known) = self.adverts.get(now.wall, host) {
+            // An advert with an impossible coordinate is of no use here, and does no harm.
+            let _ = self.vivaldi.update(host, &known.advert.coordinate, rtt);
+        }
+    }
+
+    /// Where this host is in latency space.
+    pub fn coordinate(&self) -> Coordinate {
+        self.vivaldi.coordinate()
+    }
+
+    /// The adverts known.
+    pub const fn adverts(&self) -> &AdvertStore {
+        &self.adverts
     }
 
     pub(super) fn advert_timeout(&self) -> Option<Instant> {
@@ -75,7 +127,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             cordoned: self.cordoned,
             price_micros: self.config.price_micros,
             addresses: self.addresses.clone(),
-            coordinate: Coordinate::default(),
+            coordinate: self.vivaldi.coordinate(),
             certificate: self.identity.certificate.signed().clone(),
             serial: now.wall.0,
             expiry,

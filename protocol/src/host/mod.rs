@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::{
     advert::AdvertStore,
     ids::{ClientId, Digest, HostId, MigrationId, RegistryId, ServiceId},
+    latency::Vivaldi,
     limits::FINISHED_MAX,
     manifest::Resources,
     migration::trace::Trace,
@@ -88,6 +89,7 @@ pub struct Host<S: Suite = Dalek, G: Guards = Strict> {
     config: HostConfig,
     bundle: TrustBundle,
     adverts: AdvertStore,
+    vivaldi: Vivaldi,
     /// Hashes of this host's own adverts, with their expiry: 3 may rest on any of them.
     own_adverts: VecDeque<(Digest, Timestamp)>,
     addresses: Vec<String>,
@@ -115,6 +117,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// A host with nothing on it. `last_seq` is the number of the journal's last entry.
     pub fn new(identity: Identity, config: HostConfig, bundle: TrustBundle, last_seq: u64) -> Self {
         Self {
+            vivaldi: Vivaldi::new(identity.me()),
             identity,
             config,
             bundle,

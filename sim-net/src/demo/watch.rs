@@ -159,7 +159,13 @@ fn print_event(view: &View, members: &[Member], at: &str, event: &Event) {
         Event::LeaseEnded(_) => view.note(&format!("{at}: the lease ended, requests wait")),
         Event::Superseded(..) => view.note(&format!("{at}: superseded without consent")),
         Event::Broken(_, reason) => view.note(&format!("{at}: the instance cannot run: {reason}")),
-        Event::Serving(..) | Event::MovedAway(..) | Event::DeployFailed(..) => {}
+        Event::NotSaved(_, reason) => view.note(&format!("{at}: no image could be saved: {reason}")),
+        Event::Lost(..) => view.note(&format!("{at}: a restart lost the service")),
+        Event::Serving(..)
+        | Event::MovedAway(..)
+        | Event::DeployFailed(..)
+        | Event::Restoring(..)
+        | Event::Restored(..) => {}
     }
 }
 
