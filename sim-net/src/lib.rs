@@ -24,6 +24,7 @@ pub mod layout;
 pub mod matrix;
 pub mod mesh;
 pub mod moves;
+pub mod processes;
 pub mod rng;
 pub mod scale;
 
