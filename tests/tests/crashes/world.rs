@@ -1,0 +1,301 @@
+//! Five processes and their clients, with a hand on each process's failpoints and network.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::process::Signal;
+use sim_net::processes::{Joining, Kind, Process, Processes, Programs, Setup, User, UserConfig, free_address};
+use wayfare_node::api::shapes::Outcome;
+use wayfare_tests::{
+    failpoint::{Action, DIR_VARIABLE, Files, Point},
+    gate::Proxy,
+};
+
+pub const REGISTRY: &str = "registry";
+pub const HOME: &str = "home";
+pub const GATEWAY: &str = "edge";
+const CLOUDS: [&str; 2] = ["alpha", "beta"];
+pub const SERVICE: &str = "kv";
+pub const KV: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/guests/kv/kv.wasm");
+
+const LEASE_S: u64 = 3;
+const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a process hangs or is cut off: longer than any lease, and than anybody waits for the next message.
+const AWAY: Duration = Duration::from_millis(4500);
+/// How long a dead process stays dead.
+const DEAD: Duration = Duration::from_millis(200);
+/// How long a process may take to reach its point.
+const FIRES_WITHIN: Duration = Duration::from_secs(20);
+/// How long it may take until all is well again, once everybody is back.
+const WELL_WITHIN: Duration = Duration::from_secs(60);
+/// How long one request may take, whatever happens meanwhile.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The mesh under test.
+pub struct World {
+    pub processes: Processes,
+    points: BTreeMap<String, Files>,
+    proxies: BTreeMap<String, Proxy>,
+    /// Ports of services that are not deployed yet.
+    spare: Vec<(String, SocketAddr)>,
+    pub deployed: Vec<(String, SocketAddr)>,
+    pub user: Option<User>,
+}
+
+/// Looks until something is so.
+pub async fn until(what: &str, within: Duration, mut so: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while !so() {
+        ensure!(begun.elapsed() < within, "waited {within:.0?} in vain: {what}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+impl World {
+    /// Everybody runs, the service is on a cloud, and has clients. `spare` more services can be deployed.
+    pub async fn start(spare: usize) -> anyhow::Result<Self> {
+        let points_dir = tempfile::tempdir()?.keep();
+        let (listen, front) = (free_address()?, free_address()?);
+        let mut points = BTreeMap::new();
+        let mut environment = |name: &str| -> anyhow::Result<_> {
+            let dir = points_dir.join(name);
+            fs::create_dir_all(&dir)?;
+            points.insert(name.to_owned(), Files::new(&dir));
+            Ok(vec![(DIR_VARIABLE.into(), dir.into_os_string())])
+        };
+        let mut proxies = BTreeMap::from([(REGISTRY.to_owned(), Proxy::start(front, listen).await?)]);
+        let setup = Setup {
+            programs: Programs {
+                node: PathBuf::from(env!("CARGO_BIN_EXE_wayfare-under-test")),
+                registry: PathBuf::from(env!("CARGO_BIN_EXE_wayfare-registry-under-test")),
+            },
+            lease_s: LEASE_S,
+            step_timeout: STEP_TIMEOUT,
+            listen,
+            announce: Some(front),
+            environment: environment(REGISTRY)?,
+            log: std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()),
+        };
+        let mut processes = Processes::start(setup).await?;
+        let home = (HOME, Kind::Home);
+        for (name, kind) in CLOUDS.iter().map(|name| (*name, Kind::Cloud)).chain([home]) {
+            let (listen, front) = (free_address()?, free_address()?);
+            proxies.insert(name.to_owned(), Proxy::start(front, listen).await?);
+            let joining = Joining {
+                name: name.to_owned(),
+                kind,
+                listen: Some(listen),
+                advertise: Some(front),
+                services: Vec::new(),
+                environment: environment(name)?,
+            };
+            processes.join(joining).await?;
+        }
+        let ingress = free_address()?;
+        let spare = (0..spare).map(|number| Ok((format!("spare-{number}"), free_address()?)));
+        let spare = spare.collect::<anyhow::Result<Vec<_>>>()?;
+        let mut services = vec![(SERVICE.to_owned(), ingress)];
+        services.extend(spare.clone());
+        let joining = Joining {
+            name: GATEWAY.to_owned(),
+            kind: Kind::Gateway,
+            listen: None,
+            advertise: None,
+            services,
+            environment: environment(GATEWAY)?,
+        };
+        processes.join(joining).await?;
+        processes.deploy(HOME, Path::new(KV), SERVICE).await?;
+        static WORLDS: AtomicU64 = AtomicU64::new(0);
+        let user = User::start(UserConfig {
+            gateways: vec![ingress],
+            tag: format!("w{}", WORLDS.fetch_add(1, Ordering::Relaxed)),
+            workers: 3,
+            keys: 8,
+            pace: Duration::from_millis(40),
+            try_within: Duration::from_secs(15),
+        });
+        let mut world = Self { processes, points, proxies, spare, deployed: Vec::new(), user: Some(user) };
+        world.processes.meet(WELL_WITHIN).await?;
+        world.begin_move(HOME, CLOUDS[0]).await?;
+        world.well().await?;
+        Ok(world)
+    }
+
+    /// Its clients.
+    pub fn user(&self) -> anyhow::Result<&User> {
+        self.user.as_ref().context("nobody uses the service")
+    }
+
+    /// The host that has the service, and the cloud that it can go to.
+    pub async fn source_and_target(&self) -> anyhow::Result<(String, String)> {
+        let placements = self.processes.placements().await?;
+        let record = placements.iter().find(|view| view.name == SERVICE).context("no record of the service")?;
+        let other = CLOUDS.into_iter().find(|cloud| *cloud != record.cloud).context("nowhere to go")?;
+        Ok((record.cloud.clone(), other.to_owned()))
+    }
+
+    fn points(&self, name: &str) -> anyhow::Result<&Files> {
+        self.points.get(name).with_context(|| format!("{name} has no failpoints"))
+    }
+
+    /// Sets a process's failpoint; one that runs has taken it over when this returns.
+    pub async fn arm(&mut self, name: &str, point: &Point) -> anyhow::Result<()> {
+        let files = self.points(name)?.clone();
+        for file in [files.armed(), files.fired(), files.cut()] {
+            let _ = fs::remove_file(file);
+        }
+        files.put(&files.arm(), &point.to_string());
+        if self.processes.process(name).is_ok_and(Process::is_running) {
+            until("the failpoint to be armed", FIRES_WITHIN, || files.armed().exists()).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a process has reached its point.
+    pub async fn fired(&self, name: &str) -> anyhow::Result<()> {
+        let fired = self.points(name)?.fired();
+        until(&format!("{name} to reach its failpoint"), FIRES_WITHIN, || fired.exists()).await
+    }
+
+    /// Whether a process has reached its point.
+    pub fn has_fired(&self, name: &str) -> bool {
+        self.points(name).is_ok_and(|files| files.fired().exists())
+    }
+
+    /// Waits until a process is dead that its failpoint kills.
+    pub async fn died(&mut self, name: &str) -> anyhow::Result<()> {
+        self.fired(name).await?;
+        let status = self.processes.process(name)?.ended(FIRES_WITHIN).await?;
+        ensure!(Process::was_killed(status), "{name} ended by itself: {status}");
+        Ok(())
+    }
+
+    /// Brings a process back that has reached its failpoint.
+    pub async fn recover(&mut self, name: &str, action: Action) -> anyhow::Result<()> {
+        match action {
+            Action::Kill => {
+                self.died(name).await?;
+                tokio::time::sleep(DEAD).await;
+                self.processes.restart(name).await?;
+            }
+            Action::Hang => {
+                tokio::time::sleep(AWAY).await;
+                self.processes.process(name)?.signal(Signal::CONT)?;
+            }
+            Action::Cut => {
+                let files = self.points(name)?.clone();
+                let proxy = self.proxies.get(name);
+                proxy.inspect(|proxy| proxy.gate().close());
+                files.put(&files.cut(), "");
+                tokio::time::sleep(AWAY).await;
+                fs::remove_file(files.cut())?;
+                proxy.inspect(|proxy| proxy.gate().open());
+            }
+        }
+        self.processes.process(name)?.ready().await?;
+        Ok(())
+    }
+
+    /// Asks for a move until it has begun, or anybody whom the caller watches has failed.
+    pub async fn begin_move_unless(
+        &self,
+        from: &str,
+        to: &str,
+        begun: impl Fn(&Self) -> bool,
+    ) -> anyhow::Result<()> {
+        let since = Instant::now();
+        loop {
+            // The host may hang while it is asked.
+            let asked = async {
+                tokio::select! {
+                    answer = self.processes.begin_move(from, SERVICE, to) => Some(answer),
+                    () = async { while !begun(self) { tokio::time::sleep(LOOK_EVERY).await } } => None,
+                }
+            };
+            match asked.await {
+                None | Some(Ok(())) => return Ok(()),
+                Some(Err(_)) if begun(self) => return Ok(()),
+                Some(Err(error)) if since.elapsed() > FIRES_WITHIN => bail!("{from} does not move the service: {error}"),
+                Some(Err(_)) => tokio::time::sleep(LOOK_EVERY * 5).await,
+            }
+        }
+    }
+
+    async fn begin_move(&self, from: &str, to: &str) -> anyhow::Result<()> {
+        self.begin_move_unless(from, to, |_| false).await
+    }
+
+    /// A service to deploy.
+    pub fn next_spare(&mut self) -> anyhow::Result<String> {
+        let spare = self.spare.pop().context("no spare service is left")?;
+        self.deployed.push(spare.clone());
+        Ok(spare.0)
+    }
+
+    /// Waits until all is as it should be: each service on one host, which the record names, nothing undecided, clients served.
+    pub async fn well(&mut self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            match self.is_well().await {
+                Ok(()) => break,
+                Err(error) if begun.elapsed() > WELL_WITHIN => {
+                    return Err(error.context(format!("not well after {:.0?}", begun.elapsed())));
+                }
+                Err(_) => tokio::time::sleep(LOOK_EVERY * 5).await,
+            }
+        }
+        let workers = 3;
+        self.user()?.served(2 * workers, WELL_WITHIN).await
+    }
+
+    async fn is_well(&self) -> anyhow::Result<()> {
+        let placements = self.processes.placements().await?;
+        let expected = std::iter::once(SERVICE).chain(self.deployed.iter().map(|(name, _)| name.as_str()));
+        let mut found = Vec::new();
+        for host in self.processes.hosts() {
+            for service in self.processes.services(&host).await? {
+                found.push((service.name, host.clone(), service.state, service.epoch));
+            }
+            let migrations = self.processes.migrations(&host).await?;
+            if let Some(open) = migrations.iter().find(|migration| migration.outcome == Outcome::Running) {
+                bail!("{host} has a migration that is not decided: {open:?}");
+            }
+        }
+        for name in expected {
+            let record = placements.iter().find(|view| view.name == name);
+            let record = record.with_context(|| format!("there is no record of {name}"))?;
+            ensure!(!record.moving, "the registry has not decided a move of {name}");
+            let on: Vec<_> = found.iter().filter(|(service, ..)| service == name).collect();
+            let [(_, host, state, epoch)] = on[..] else { bail!("{name} is on {} hosts: {on:?}", on.len()) };
+            ensure!(*host == record.cloud, "{name} is on {host}, the record says {}", record.cloud);
+            ensure!(state == "serving", "{name} on {host} is {state}");
+            ensure!(epoch.as_ref() == Some(&record.epoch), "{name} has epoch {epoch:?}, the record {}", record.epoch);
+        }
+        Ok(())
+    }
+
+    /// Ends it and keeps what it left on disk, for people.
+    pub fn keep(mut self) -> PathBuf {
+        self.user = None;
+        self.processes.keep()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // The directories of all failpoints have one parent.
+        if let Some(parent) = self.points.values().next().and_then(|files| files.dir().parent()) {
+            let _ = fs::remove_dir_all(parent);
+        }
+    }
+}
