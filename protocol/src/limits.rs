@@ -81,6 +81,8 @@ pub const HISTORY_MAX: usize = 256;
 pub const DEPARTED_MAX: usize = 1024;
 /// Bytes of a service's request log from which on a new image replaces it, unless the image is larger: then as many as that.
 pub const IMAGE_LOG_BYTES_MIN: u64 = 16 * 1024 * 1024;
+/// Bytes of all request logs of one host from which on the longest gets its image at once.
+pub const HOST_LOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// What a logged request counts beside its bytes.
 pub const LOG_ENTRY_OVERHEAD: u64 = 256;
 /// A host's journal is compacted beyond this and twice what is live in it.

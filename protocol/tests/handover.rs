@@ -760,7 +760,8 @@ fn images_shorten_the_log_and_the_journal_is_compacted() {
     }
     let (before, images) = (world.nodes[&home].journal.len(), world.nodes[&home].images.len());
     assert_eq!(images, 1, "older images are dropped");
-    world.node(home).host.compact_if(1 << 30);
+    let now = world.now;
+    world.node(home).host.compact_if(now, 1 << 30);
     world.pass(Micros::from_millis(100));
     let after = world.nodes[&home].journal.len();
     assert!(after < before / 2 && after > 1, "{after} of {before} entries");

@@ -244,7 +244,7 @@ impl Owner {
             self.compact_after = Instant::now() + COMPACT_AGAIN;
         }
         if Instant::now() >= self.compact_after {
-            self.host.compact_if(*bytes);
+            self.host.compact_if(now(), *bytes);
         }
     }
 

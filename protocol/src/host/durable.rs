@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     ids::{Digest, Epoch, HostId, MigrationId, MigrationIds, ServiceId},
-    limits::{DEPARTED_MAX, FINISHED_MAX},
+    limits::{DEPARTED_MAX, FINISHED_MAX, HOST_LOG_BYTES_MAX},
     manifest::{Durability, Manifest},
     migration::{
         messages::{Placement, RegisterFrame, RegistryFrame},
@@ -483,9 +483,12 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     /// The journal has this size: compacts it when most of it is of no use any more.
-    pub fn compact_if(&mut self, journal_bytes: u64) {
+    pub fn compact_if(&mut self, now: Now, journal_bytes: u64) {
         let live: u64 =
             self.services.values().filter_map(|hosted| hosted.disk.as_ref()).map(|disk| disk.log_bytes).sum();
+        if live > HOST_LOG_BYTES_MAX {
+            self.image_longest(now);
+        }
         if self.compacting.is_some() || journal_bytes < self.config.compact_journal_bytes + 2 * live {
             return;
         }
@@ -494,6 +497,20 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let snapshot = Entry::Snapshot(self.snapshot());
         self.outbox.persist(|seq| Effect::Compact { seq, snapshot, keep_after });
         self.compacting = Some(self.outbox.last_appended());
+    }
+
+    /// Together the logs are too long: the longest is to be replaced by an image as soon as may be.
+    fn image_longest(&mut self, now: Now) {
+        let imageable = |hosted: &&mut Hosted| {
+            hosted.run == Run::Serving && hosted.disk.as_ref().is_some_and(|disk| disk.saving.is_none())
+        };
+        let log = |hosted: &&mut Hosted| hosted.disk.as_ref().map_or(0, |disk| disk.log_bytes);
+        let Some(hosted) = self.services.values_mut().filter(imageable).max_by_key(log) else { return };
+        if let Some(disk) = &mut hosted.disk {
+            disk.next_image_at = 0;
+        }
+        let stay = hosted.stay();
+        self.image_if_due(stay, now);
     }
 
     /// Entries that say what all entries say, but for the logs.
