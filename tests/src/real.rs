@@ -315,6 +315,7 @@ impl RealGateway {
             services: services.iter().map(|name| (Lookup::Name((*name).to_owned()), any)).collect(),
             probe_interval: Duration::from_secs(3600),
             dir: dir.path().to_owned(),
+            witness: None,
         };
         let stop = CancellationToken::new();
         let handle = gateway::start(parts, &TaskTracker::new(), stop.clone()).await.unwrap();

@@ -6,7 +6,7 @@ use wayfare_tests::failpoint::{Action, Moment, Point};
 
 /// The process that fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Victim {
+pub(crate) enum Victim {
     /// The host that the service leaves, or is on.
     Source,
     /// The host that it goes to.
@@ -20,9 +20,9 @@ pub enum Victim {
 }
 
 impl Victim {
-    pub const ALL: [Self; 5] = [Self::Source, Self::Target, Self::Registry, Self::Gateway, Self::Home];
+    pub(crate) const ALL: [Self; 5] = [Self::Source, Self::Target, Self::Registry, Self::Gateway, Self::Home];
 
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Source => "source",
             Self::Target => "target",
@@ -35,7 +35,7 @@ impl Victim {
 
 /// What goes on when it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scene {
+pub(crate) enum Scene {
     /// Clients are served, nothing moves.
     Serving,
     /// The service moves.
@@ -59,7 +59,7 @@ pub enum Scene {
 }
 
 impl Scene {
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Serving => "serving",
             Self::Move => "move",
@@ -77,7 +77,7 @@ impl Scene {
 
 /// A message that somebody sends in a scene, or an entry that he journals.
 #[derive(Clone, Copy, Debug)]
-pub enum What {
+pub(crate) enum What {
     Message(&'static str),
     Entry(&'static str),
 }
@@ -86,12 +86,12 @@ use What::{Entry, Message};
 
 /// A step of the protocol, as one party takes it.
 #[derive(Clone, Copy, Debug)]
-pub struct Step {
-    pub victim: Victim,
-    pub scene: Scene,
+pub(crate) struct Step {
+    pub(crate) victim: Victim,
+    pub(crate) scene: Scene,
     /// Its number in the protocol, or its name there.
-    pub number: &'static str,
-    pub what: What,
+    pub(crate) number: &'static str,
+    pub(crate) what: What,
 }
 
 const fn step(victim: Victim, scene: Scene, number: &'static str, what: What) -> Step {
@@ -99,7 +99,7 @@ const fn step(victim: Victim, scene: Scene, number: &'static str, what: What) ->
 }
 
 /// Every step at which a party can fail.
-pub const STEPS: &[Step] = &[
+pub(crate) const STEPS: &[Step] = &[
     // The host of the service, while it serves.
     step(Victim::Source, Scene::Serving, "RENEW", Message("Renew")),
     step(Victim::Source, Scene::Serving, "log", Entry("Executed")),
@@ -167,18 +167,21 @@ pub const STEPS: &[Step] = &[
 ];
 
 /// Steps of the protocol that nobody can fail at, and why.
-pub const IMPOSSIBLE: &[(&str, &str)] = &[
+pub(crate) const IMPOSSIBLE: &[(&str, &str)] = &[
     ("1 (advertisement)", "gossip: it promises nothing, is journaled nowhere and is repeated every few seconds"),
-    ("3 or 6, NO", "nothing is decided by it: the registry journals no migration, and the hosts give up as after a timeout"),
+    (
+        "3 or 6, NO",
+        "nothing is decided by it: the registry journals no migration, and the hosts give up as after a timeout",
+    ),
     ("superseded without consent", "no honest host can be: the attack tests provoke it"),
     ("home as a target", "a home takes no services"),
 ];
 
 /// One way to fail at one step.
 #[derive(Clone, Debug)]
-pub struct Case {
-    pub step: Step,
-    pub point: Point,
+pub(crate) struct Case {
+    pub(crate) step: Step,
+    pub(crate) point: Point,
 }
 
 impl fmt::Display for Case {
@@ -189,7 +192,7 @@ impl fmt::Display for Case {
 }
 
 /// All of them, in an order that has every kind of case in each part of it.
-pub fn all() -> Vec<Case> {
+pub(crate) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     for step in STEPS {
         let (name, moments) = match step.what {
@@ -228,17 +231,22 @@ fn is_one_of_the_few(case: &Case) -> bool {
 
 /// The cases to run, and what to call them. `share` is `all`, `quarter` (which one, the day says), `few`, or a part of the name
 /// of those wanted.
-pub fn share(share: &str, day: u64) -> (String, Vec<Case>) {
+pub(crate) fn share(share: &str, day: u64) -> (String, Vec<Case>) {
     let (all, quarter) = (all(), day % 4);
     let total = all.len();
     let (name, chosen): (_, Vec<Case>) = match share {
         "all" => ("all".to_owned(), all),
         "quarter" => {
             let mine = |(index, case)| (index as u64 % 4 == quarter).then_some(case);
-            (format!("quarter {} of 4, by day {day}", quarter + 1), all.into_iter().enumerate().filter_map(mine).collect())
+            (
+                format!("quarter {} of 4, by day {day}", quarter + 1),
+                all.into_iter().enumerate().filter_map(mine).collect(),
+            )
         }
         "few" => ("the few of every run".to_owned(), all.into_iter().filter(is_one_of_the_few).collect()),
-        text => (format!("those with `{text}`"), all.into_iter().filter(|case| case.to_string().contains(text)).collect()),
+        text => {
+            (format!("those with `{text}`"), all.into_iter().filter(|case| case.to_string().contains(text)).collect())
+        }
     };
     (format!("{name}: {} of {total} cases", chosen.len()), chosen)
 }

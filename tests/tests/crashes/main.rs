@@ -86,7 +86,8 @@ impl Queue {
     async fn work(&self) {
         let mut world: Option<World> = None;
         while let Some(case) = self.next() {
-            let deployments = self.cases.lock().unwrap().iter().filter(|case| case.step.scene == Scene::Deploy).count() + 1;
+            let deployments =
+                self.cases.lock().unwrap().iter().filter(|case| case.step.scene == Scene::Deploy).count() + 1;
             let mut present = match world.take() {
                 Some(present) => present,
                 None => match World::start(deployments).await {
@@ -132,12 +133,8 @@ fn whoever_fails_whenever_nothing_is_lost_or_doubled() {
     let (total, worlds) = (cases.len(), worlds.min(cases.len()));
     say(&format!("crashes: {share}, in {worlds} worlds; {SHARE_VARIABLE}=few|quarter|all|TEXT chooses"));
     assert!(total > 0, "no case has `{wanted}` in its name");
-    let queue = Arc::new(Queue {
-        cases: Mutex::new(cases.into()),
-        results: Mutex::default(),
-        begun: Instant::now(),
-        total,
-    });
+    let queue =
+        Arc::new(Queue { cases: Mutex::new(cases.into()), results: Mutex::default(), begun: Instant::now(), total });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let mut tasks = tokio::task::JoinSet::new();

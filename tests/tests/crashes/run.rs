@@ -20,7 +20,7 @@ fn kill(moment: Moment, name: &str) -> Point {
 }
 
 /// The case, from a world in which all is well to one in which all is well again.
-pub async fn play(world: &mut World, case: &Case) -> anyhow::Result<()> {
+pub(crate) async fn play(world: &mut World, case: &Case) -> anyhow::Result<()> {
     let (source, target) = world.source_and_target().await?;
     let victim = match case.step.victim {
         Victim::Source => source.clone(),

@@ -12,18 +12,19 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::Signal;
 use sim_net::processes::{Joining, Kind, Process, Processes, Programs, Setup, User, UserConfig, free_address};
+use tempfile::TempDir;
 use wayfare_node::api::shapes::Outcome;
 use wayfare_tests::{
     failpoint::{Action, DIR_VARIABLE, Files, Point},
     gate::Proxy,
 };
 
-pub const REGISTRY: &str = "registry";
-pub const HOME: &str = "home";
-pub const GATEWAY: &str = "edge";
+pub(crate) const REGISTRY: &str = "registry";
+pub(crate) const HOME: &str = "home";
+pub(crate) const GATEWAY: &str = "edge";
 const CLOUDS: [&str; 2] = ["alpha", "beta"];
-pub const SERVICE: &str = "kv";
-pub const KV: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/guests/kv/kv.wasm");
+pub(crate) const SERVICE: &str = "kv";
+pub(crate) const KV: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/guests/kv/kv.wasm");
 
 const LEASE_S: u64 = 3;
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,22 +37,23 @@ const FIRES_WITHIN: Duration = Duration::from_secs(20);
 /// How long it may take until all is well again, once everybody is back.
 const WELL_WITHIN: Duration = Duration::from_secs(60);
 /// How long one request may take, whatever happens meanwhile.
-pub const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The mesh under test.
-pub struct World {
-    pub processes: Processes,
+pub(crate) struct World {
+    pub(crate) processes: Processes,
     points: BTreeMap<String, Files>,
+    _points_dir: TempDir,
     proxies: BTreeMap<String, Proxy>,
     /// Ports of services that are not deployed yet.
     spare: Vec<(String, SocketAddr)>,
-    pub deployed: Vec<(String, SocketAddr)>,
-    pub user: Option<User>,
+    pub(crate) deployed: Vec<(String, SocketAddr)>,
+    pub(crate) user: Option<User>,
 }
 
 /// Looks until something is so.
-pub async fn until(what: &str, within: Duration, mut so: impl FnMut() -> bool) -> anyhow::Result<()> {
+pub(crate) async fn until(what: &str, within: Duration, mut so: impl FnMut() -> bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     while !so() {
         ensure!(begun.elapsed() < within, "waited {within:.0?} in vain: {what}");
@@ -62,12 +64,12 @@ pub async fn until(what: &str, within: Duration, mut so: impl FnMut() -> bool) -
 
 impl World {
     /// Everybody runs, the service is on a cloud, and has clients. `spare` more services can be deployed.
-    pub async fn start(spare: usize) -> anyhow::Result<Self> {
-        let points_dir = tempfile::tempdir()?.keep();
+    pub(crate) async fn start(spare: usize) -> anyhow::Result<Self> {
+        let points_dir = tempfile::tempdir()?;
         let (listen, front) = (free_address()?, free_address()?);
         let mut points = BTreeMap::new();
         let mut environment = |name: &str| -> anyhow::Result<_> {
-            let dir = points_dir.join(name);
+            let dir = points_dir.path().join(name);
             fs::create_dir_all(&dir)?;
             points.insert(name.to_owned(), Files::new(&dir));
             Ok(vec![(DIR_VARIABLE.into(), dir.into_os_string())])
@@ -124,7 +126,8 @@ impl World {
             pace: Duration::from_millis(40),
             try_within: Duration::from_secs(15),
         });
-        let mut world = Self { processes, points, proxies, spare, deployed: Vec::new(), user: Some(user) };
+        let mut world =
+            Self { processes, points, _points_dir: points_dir, proxies, spare, deployed: Vec::new(), user: Some(user) };
         world.processes.meet(WELL_WITHIN).await?;
         world.begin_move(HOME, CLOUDS[0]).await?;
         world.well().await?;
@@ -132,12 +135,12 @@ impl World {
     }
 
     /// Its clients.
-    pub fn user(&self) -> anyhow::Result<&User> {
+    pub(crate) fn user(&self) -> anyhow::Result<&User> {
         self.user.as_ref().context("nobody uses the service")
     }
 
     /// The host that has the service, and the cloud that it can go to.
-    pub async fn source_and_target(&self) -> anyhow::Result<(String, String)> {
+    pub(crate) async fn source_and_target(&self) -> anyhow::Result<(String, String)> {
         let placements = self.processes.placements().await?;
         let record = placements.iter().find(|view| view.name == SERVICE).context("no record of the service")?;
         let other = CLOUDS.into_iter().find(|cloud| *cloud != record.cloud).context("nowhere to go")?;
@@ -149,7 +152,7 @@ impl World {
     }
 
     /// Sets a process's failpoint; one that runs has taken it over when this returns.
-    pub async fn arm(&mut self, name: &str, point: &Point) -> anyhow::Result<()> {
+    pub(crate) async fn arm(&mut self, name: &str, point: &Point) -> anyhow::Result<()> {
         let files = self.points(name)?.clone();
         for file in [files.armed(), files.fired(), files.cut()] {
             let _ = fs::remove_file(file);
@@ -162,18 +165,18 @@ impl World {
     }
 
     /// Waits until a process has reached its point.
-    pub async fn fired(&self, name: &str) -> anyhow::Result<()> {
+    pub(crate) async fn fired(&self, name: &str) -> anyhow::Result<()> {
         let fired = self.points(name)?.fired();
         until(&format!("{name} to reach its failpoint"), FIRES_WITHIN, || fired.exists()).await
     }
 
     /// Whether a process has reached its point.
-    pub fn has_fired(&self, name: &str) -> bool {
+    pub(crate) fn has_fired(&self, name: &str) -> bool {
         self.points(name).is_ok_and(|files| files.fired().exists())
     }
 
     /// Waits until a process is dead that its failpoint kills.
-    pub async fn died(&mut self, name: &str) -> anyhow::Result<()> {
+    pub(crate) async fn died(&mut self, name: &str) -> anyhow::Result<()> {
         self.fired(name).await?;
         let status = self.processes.process(name)?.ended(FIRES_WITHIN).await?;
         ensure!(Process::was_killed(status), "{name} ended by itself: {status}");
@@ -181,7 +184,7 @@ impl World {
     }
 
     /// Brings a process back that has reached its failpoint.
-    pub async fn recover(&mut self, name: &str, action: Action) -> anyhow::Result<()> {
+    pub(crate) async fn recover(&mut self, name: &str, action: Action) -> anyhow::Result<()> {
         match action {
             Action::Kill => {
                 self.died(name).await?;
@@ -207,7 +210,7 @@ impl World {
     }
 
     /// Asks for a move until it has begun, or anybody whom the caller watches has failed.
-    pub async fn begin_move_unless(
+    pub(crate) async fn begin_move_unless(
         &self,
         from: &str,
         to: &str,
@@ -225,7 +228,9 @@ impl World {
             match asked.await {
                 None | Some(Ok(())) => return Ok(()),
                 Some(Err(_)) if begun(self) => return Ok(()),
-                Some(Err(error)) if since.elapsed() > FIRES_WITHIN => bail!("{from} does not move the service: {error}"),
+                Some(Err(error)) if since.elapsed() > FIRES_WITHIN => {
+                    bail!("{from} does not move the service: {error}")
+                }
                 Some(Err(_)) => tokio::time::sleep(LOOK_EVERY * 5).await,
             }
         }
@@ -236,14 +241,14 @@ impl World {
     }
 
     /// A service to deploy.
-    pub fn next_spare(&mut self) -> anyhow::Result<String> {
+    pub(crate) fn next_spare(&mut self) -> anyhow::Result<String> {
         let spare = self.spare.pop().context("no spare service is left")?;
         self.deployed.push(spare.clone());
         Ok(spare.0)
     }
 
     /// Waits until all is as it should be: each service on one host, which the record names, nothing undecided, clients served.
-    pub async fn well(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn well(&mut self) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
             match self.is_well().await {
@@ -285,17 +290,8 @@ impl World {
     }
 
     /// Ends it and keeps what it left on disk, for people.
-    pub fn keep(mut self) -> PathBuf {
+    pub(crate) fn keep(mut self) -> PathBuf {
         self.user = None;
         self.processes.keep()
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        // The directories of all failpoints have one parent.
-        if let Some(parent) = self.points.values().next().and_then(|files| files.dir().parent()) {
-            let _ = fs::remove_dir_all(parent);
-        }
     }
 }
