@@ -303,7 +303,9 @@ impl World {
         while let Some(effect) = self.gateway.poll_effect() {
             let from = self.gateway_id;
             match effect {
-                gateway::Effect::Persist { seq, .. } => self.gateway.handle_synced(now, seq),
+                gateway::Effect::Persist { seq, .. } | gateway::Effect::Compact { seq, .. } => {
+                    self.gateway.handle_synced(now, seq);
+                }
                 gateway::Effect::Connect { host, .. } => self.gateway.handle_connected(now, host),
                 gateway::Effect::Disconnect { host } => self.node(host).host.handle_gateway_lost(from),
                 gateway::Effect::Send { host, frame } => {
@@ -469,7 +471,7 @@ impl World {
     fn ask(&mut self) -> Ticket {
         let lookup = Lookup::Name("counter".to_owned());
         let request = b"POST /count HTTP/1.1\r\n\r\n".to_vec();
-        self.gateway.handle_request(self.now, &lookup, request).expect("there is room")
+        self.gateway.handle_request(self.now, &lookup, request, None).expect("there is room")
     }
 
     fn count(&mut self) -> String {

@@ -7,6 +7,7 @@ use hyper::{
     HeaderMap, Method, Response, StatusCode, Uri,
     header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
+use wayfare_protocol::gateway::IdempotencyKey;
 
 /// Headers of a service's response at most.
 const HEADERS_MAX: usize = 128;
@@ -21,7 +22,42 @@ fn is_hop_by_hop(name: &HeaderName, headers: &HeaderMap) -> bool {
     named.flat_map(|value| value.split(',')).any(|named| named.trim().eq_ignore_ascii_case(name.as_str()))
 }
 
-/// The bytes of a request.
+/// What is wrong with a request's `Idempotency-Key`.
+const BAD_KEY: &str = "the Idempotency-Key is not one string of 1 to 128 visible ASCII characters, such as \"8e03978e-40d5\" \
+                       (with or without the quotes)";
+
+/// The request's `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): a string as structured fields have it
+/// (RFC 8941, 3.3.3), without parameters; or its bare characters, as many clients send it, if none of them is of a
+/// structured field's punctuation. Quoted or bare, it is the same key.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, &'static str> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(BAD_KEY);
+    }
+    let text = value.to_str().map_err(|_| BAD_KEY)?.trim_matches([' ', '\t']);
+    let bare = match text.strip_prefix('"') {
+        Some(quoted) => unquoted(quoted).ok_or(BAD_KEY)?,
+        None if text.contains(['"', '\\', ',', ';']) => return Err(BAD_KEY),
+        None => text.to_owned(),
+    };
+    IdempotencyKey::try_from(bare).map(Some).map_err(|_| BAD_KEY)
+}
+
+/// What is between the quotes; `quoted` begins behind the first of them, and ends with the second.
+fn unquoted(quoted: &str) -> Option<String> {
+    let mut bare = String::with_capacity(quoted.len());
+    let mut rest = quoted.chars();
+    loop {
+        match rest.next()? {
+            '"' => return rest.next().is_none().then_some(bare),
+            '\\' => bare.push(rest.next().filter(|next| ['"', '\\'].contains(next))?),
+            other => bare.push(other),
+        }
+    }
+}
+
+/// The bytes of a request. Its `Idempotency-Key` stays: the service may have a use for it, such as to pass it on.
 pub(super) fn request_bytes(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let mut bytes = Vec::with_capacity(256 + body.len());
@@ -93,6 +129,56 @@ mod tests {
         let bytes = request_bytes(&Method::PUT, &Uri::from_static("/k/a?b=c"), &headers, b"xyz");
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(text, "PUT /k/a?b=c HTTP/1.1\r\nhost: example\r\ncontent-length: 3\r\n\r\nxyz");
+    }
+
+    fn key_of(values: &[&str]) -> Result<Option<String>, &'static str> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("Idempotency-Key", HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        idempotency_key(&headers).map(|key| key.map(String::from))
+    }
+
+    #[test]
+    fn a_key_is_taken_quoted_or_bare() {
+        assert_eq!(key_of(&[]), Ok(None));
+        let long = "x".repeat(128);
+        for (value, key) in [
+            ("8e03978e-40d5-43e8-bc93-6894a57f9324", "8e03978e-40d5-43e8-bc93-6894a57f9324"),
+            ("\"8e03978e-40d5\"", "8e03978e-40d5"),
+            (" \"a,b;c\" ", "a,b;c"),
+            (r#""a\"b\\c""#, r#"a"b\c"#),
+            (long.as_str(), long.as_str()),
+            ("?1", "?1"),
+        ] {
+            assert_eq!(key_of(&[value]), Ok(Some(key.to_owned())), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let long = "x".repeat(129);
+        for value in [
+            "",
+            "\"\"",
+            "\"",
+            "\"a",
+            "a\"",
+            "\"a\"b",
+            "\"a\\\"",
+            r#""a\b""#,
+            "a b",
+            "\"a b\"",
+            "a, b",
+            "a;b=1",
+            "\"a\";b=1",
+            "\"a\", \"b\"",
+            "é",
+            &long,
+        ] {
+            assert!(key_of(&[value]).is_err(), "{value}");
+        }
+        assert!(key_of(&["a", "a"]).is_err(), "two are none");
     }
 
     #[tokio::test]

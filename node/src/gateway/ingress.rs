@@ -114,6 +114,10 @@ impl Ingress {
             let text = "connections of their own (CONNECT, Upgrade, WebSocket) are not carried: a service is called with one request at a time";
             return http::plain(StatusCode::NOT_IMPLEMENTED, text);
         }
+        let key = match http::idempotency_key(&head.headers) {
+            Ok(key) => key,
+            Err(text) => return http::plain(StatusCode::BAD_REQUEST, text),
+        };
         let (body, room) = match tokio::time::timeout(self.body_timeout, collect(body, &self.bodies)).await {
             Ok(Ok(collected)) => collected,
             Ok(Err(error)) => return error.response(),
@@ -122,18 +126,19 @@ impl Ingress {
         let request = http::request_bytes(&head.method, &head.uri, &head.headers, &body);
         drop(body);
         let (reply, answer) = oneshot::channel();
-        let command = Command::Request { service: self.service.clone(), request, reply, room };
+        let command = Command::Request { service: self.service.clone(), request, key, reply, room };
         if self.commands.send(command).await.is_err() {
             return http::plain(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping");
         }
         match answer.await {
             Ok(Answer::Response(bytes)) => http::response(bytes),
-            Ok(Answer::Failed(failure)) => http::plain(status(failure.status()), &failure.to_string()),
-            Ok(Answer::Refused(refuse)) => {
-                let response = http::plain(status(refuse.status()), &refuse.to_string());
-                if response.status() == StatusCode::SERVICE_UNAVAILABLE { later(response) } else { response }
+            Ok(Answer::Failed(failure)) => refusal(failure.status(), &failure.to_string()),
+            Ok(Answer::Refused(refuse)) => refusal(refuse.status(), &refuse.to_string()),
+            Err(_) => {
+                let text = "the gateway is stopping: whether the request was executed is not known, unless it is sent again \
+                            under the same Idempotency-Key";
+                http::plain(StatusCode::SERVICE_UNAVAILABLE, text)
             }
-            Err(_) => http::plain(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"),
         }
     }
 }
@@ -191,14 +196,17 @@ fn take(bodies: &Arc<Semaphore>, units: usize) -> Result<OwnedSemaphorePermit, B
     Arc::clone(bodies).try_acquire_many_owned(units).map_err(|_| BodyError::NoRoom)
 }
 
+/// What the gateway says instead of a response.
+fn refusal(code: u16, text: &str) -> Response<Full<Bytes>> {
+    let status = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
+    let response = http::plain(status, text);
+    if status == StatusCode::SERVICE_UNAVAILABLE { later(response) } else { response }
+}
+
 /// Says that the same request may succeed soon.
 fn later(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     response.headers_mut().insert(RETRY_AFTER, 1.into());
     response
-}
-
-fn status(code: u16) -> StatusCode {
-    StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY)
 }
 
 #[cfg(test)]
@@ -207,6 +215,7 @@ mod tests {
     use http_body_util::StreamBody;
     use hyper::body::Frame;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use wayfare_protocol::gateway::Refuse;
 
     use super::*;
 
@@ -277,6 +286,25 @@ mod tests {
         let _third = send().await;
         assert!(matches!(queue.recv().await, Some(Command::Request { .. })));
         shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_key_goes_along_with_its_request_and_what_is_none_goes_nowhere() {
+        let (commands, mut queue) = mpsc::channel(8);
+        let ingress = Ingress::new(Lookup::Name("s".to_owned()), commands);
+        let request = |key| {
+            let request = Request::post("/pay").header("Idempotency-Key", key);
+            request.body(Full::new(Bytes::from_static(b"1"))).unwrap()
+        };
+        let refused = ingress.clone().handle(request("a b")).await;
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+        let asking = tokio::spawn(ingress.handle(request("\"a\"")));
+        let Some(Command::Request { key, request, reply, .. }) = queue.recv().await else { unreachable!() };
+        assert_eq!(key.map(String::from).as_deref(), Some("a"));
+        let request = String::from_utf8(request).unwrap();
+        assert!(request.contains("idempotency-key: \"a\"\r\n"), "{request}");
+        assert!(reply.send(Answer::Refused(Refuse::KeyReused)).is_ok());
+        assert_eq!(asking.await.unwrap().status(), StatusCode::UNPROCESSABLE_ENTITY);
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
-    gateway::{Failure, Gateway, GatewayConfig, Refuse},
+    gateway::{Failure, Gateway, GatewayConfig, IdempotencyKey, Refuse},
     migration::messages::Lookup,
     reject::Strict,
     suite::Dalek,
@@ -24,6 +24,8 @@ use crate::journal::{Journal, JournalError, JournalWriter};
 mod http;
 mod ingress;
 mod owner;
+#[cfg(test)]
+mod tests;
 
 /// Requests and queries that wait for the owner. More: the client's connection waits.
 const COMMANDS_MAX: usize = 1024;
@@ -105,6 +107,7 @@ enum Command {
     Request {
         service: Lookup,
         request: Vec<u8>,
+        key: Option<IdempotencyKey>,
         reply: oneshot::Sender<Answer>,
         room: OwnedSemaphorePermit,
     },
@@ -167,7 +170,7 @@ pub async fn start(
     let mut entries = Vec::with_capacity(opened.entries.len());
     for (seq, payload) in &opened.entries {
         let decoded = wayfare_protocol::wire::decode(payload);
-        entries.push(decoded.map_err(|_| GatewayError::Entry { dir: dir.clone(), seq: *seq })?);
+        entries.push((*seq, decoded.map_err(|_| GatewayError::Entry { dir: dir.clone(), seq: *seq })?));
     }
     let last_seq = opened.journal.last_seq();
     let journal = JournalWriter::start(opened.journal).map_err(GatewayError::Thread)?;

@@ -27,7 +27,7 @@ use wayfare_protocol::{
 use super::{Answer, Command, GatewayError, GatewayParts, Machine, name};
 use crate::{
     clock::{entropy, now},
-    journal::{JournalWriter, Synced},
+    journal::{JournalWriter, Keep, Synced},
     mesh::{judge, meet},
 };
 
@@ -62,12 +62,18 @@ impl Owner {
         parts: GatewayParts,
         journal: JournalWriter,
         last_seq: u64,
-        entries: &[Entry],
+        entries: &[(u64, Entry)],
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, GatewayError> {
         let bundle = parts.config.bundle.clone();
         let mut machine = Machine::new(parts.config, entries, last_seq, &mut entropy());
+        {
+            let synced = journal.synced();
+            let synced = synced.borrow();
+            machine.set_full(synced.full);
+            machine.compact_if(synced.bytes);
+        }
         for (service, _) in &parts.services {
             machine
                 .add_service(now(), service)
@@ -99,8 +105,15 @@ impl Owner {
         })
     }
 
-    /// Until shutdown. Cancel safe at every await of the loop: what was not received stays in its channel.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Until shutdown; then the journal is closed, and another gateway may open it.
+    pub(super) async fn run(mut self, commands: mpsc::Receiver<Command>) {
+        self.until_shutdown(commands).await;
+        // It had stopped already: it has said why.
+        let _ = self.journal.close().await;
+    }
+
+    /// Cancel safe at every await of the loop: what was not received stays in its channel.
+    async fn until_shutdown(&mut self, mut commands: mpsc::Receiver<Command>) {
         let mut probes = tokio::time::interval(self.probe_interval);
         probes.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -123,9 +136,11 @@ impl Owner {
                         self.shutdown.cancel();
                         return;
                     }
-                    let Synced { seq, failed, .. } = self.synced.borrow_and_update().clone();
+                    let Synced { seq, bytes, full, failed, .. } = self.synced.borrow_and_update().clone();
                     self.watched.synced(seq);
                     self.machine.handle_synced(now(), seq);
+                    self.machine.set_full(full);
+                    self.machine.compact_if(bytes);
                     if let Some(error) = failed {
                         error!(%error, "this gateway stops: a number could be used twice");
                         self.shutdown.cancel();
@@ -142,7 +157,12 @@ impl Owner {
                     }
                 }
                 Some(event) = self.net_events.recv() => self.handle_net_event(event),
-                _ = probes.tick() => self.probe(),
+                _ = probes.tick() => {
+                    self.probe();
+                    if self.synced.borrow().full {
+                        self.journal.check_space();
+                    }
+                }
                 // The top of the loop sees to what is due.
                 () = tokio::time::sleep(sleep.min(NEVER)) => {}
             }
@@ -158,6 +178,13 @@ impl Owner {
                         self.shutdown.cancel();
                     }
                     self.watched.appended(seq, entry.name());
+                }
+                Effect::Compact { seq, keep, entry } => {
+                    let keep: Keep = Box::new(move |number, _| keep.contains(&number));
+                    if self.journal.compact(keep, seq, wire::encode(&entry)).await.is_err() {
+                        error!("the journal takes no more entries: this gateway stops");
+                        self.shutdown.cancel();
+                    }
                 }
                 Effect::Connect { host, addresses } => self.requests.connect(host, &addresses),
                 Effect::Disconnect { host } => self.requests.close(host),
@@ -187,8 +214,8 @@ impl Owner {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::With(query) => query(&mut self.machine, now()),
-            Command::Request { service, request, reply, room } => {
-                match self.machine.handle_request(now(), &service, request) {
+            Command::Request { service, request, key, reply, room } => {
+                match self.machine.handle_request(now(), &service, request, key) {
                     Ok(ticket) => drop(self.clients.insert(ticket, (reply, room))),
                     Err(refuse) => drop(reply.send(Answer::Refused(refuse))),
                 }

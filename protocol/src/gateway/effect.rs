@@ -2,10 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::messages::ClientFrame;
+use std::collections::BTreeSet;
+
+use super::{keys::IdempotencyKey, messages::ClientFrame};
 use crate::{
-    ids::{Epoch, HostId, RegistryId, ServiceId},
+    ids::{Digest, Epoch, HostId, RegistryId, ServiceId},
+    limits::CLIENT_FRAME_BYTES_MAX,
     migration::messages::Lookup,
+    time::Timestamp,
     wire::Wire,
 };
 
@@ -21,6 +25,16 @@ pub enum Effect {
         /// Number of the entry, without gaps.
         seq: u64,
         /// What must survive a restart.
+        entry: Entry,
+    },
+    /// Replace the journal's content, at once, by its entries whose numbers are in `keep`, with these numbers, and then
+    /// `entry` under number `seq`. If that cannot be done, the old ones stay, and say the same. Then `handle_synced`.
+    Compact {
+        /// Number of the new entry.
+        seq: u64,
+        /// The old entries that count. Those not in the journal yet come later, and are not meant.
+        keep: BTreeSet<u64>,
+        /// What the others said: an [`Entry::Snapshot`].
         entry: Entry,
     },
     /// Open a request stream to `host`; then `handle_connected`, or `handle_disconnected` if that fails.
@@ -80,15 +94,22 @@ pub enum Failure {
     /// The session it was sent in is gone; whether it was executed is not known.
     #[error("the session with the service ended; whether the request was executed is not known")]
     SessionLost,
+    /// It has a key, and is tried on without this client.
+    #[error("no response yet: the gateway goes on trying, so ask again under the same idempotency key")]
+    StillTrying,
+    /// It is not taken after all.
+    #[error("{0}")]
+    Refused(Refuse),
 }
 
 impl Failure {
     /// The HTTP status that says so.
     pub const fn status(&self) -> u16 {
         match self {
-            Self::Timeout => 504,
+            Self::Timeout | Self::StillTrying => 504,
             Self::NotExecuted(_) | Self::SessionLost => 502,
             Self::NoSuchService => 404,
+            Self::Refused(refuse) => refuse.status(),
         }
     }
 }
@@ -105,6 +126,15 @@ pub enum Refuse {
     /// The request is longer than allowed.
     #[error("the request is longer than allowed")]
     TooLarge,
+    /// Its key came with other bytes before.
+    #[error("the idempotency key was used for another request: a repeated request must be the same, headers included")]
+    KeyReused,
+    /// A request under its key may have been executed.
+    #[error(
+        "it is not known whether the request under this idempotency key was executed: see what the service says, and use a \
+         new key to send it once more"
+    )]
+    OutcomeUnknown,
 }
 
 impl Refuse {
@@ -114,6 +144,8 @@ impl Refuse {
             Self::UnknownService => 404,
             Self::Full => 503,
             Self::TooLarge => 413,
+            Self::KeyReused => 422,
+            Self::OutcomeUnknown => 409,
         }
     }
 }
@@ -137,6 +169,55 @@ pub enum Entry {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// A request under a key that is to be executed once. Of a key's entries, the last counts.
+    Keyed {
+        /// The service.
+        service: ServiceId,
+        /// The client's word for it.
+        key: IdempotencyKey,
+        /// [`request_hash`](super::messages::request_hash) of the request.
+        hash: Digest,
+        /// Its number, under the incarnation of this place in the journal.
+        sequence: u64,
+        /// When it first came.
+        at: Timestamp,
+        /// An HTTP/1.1 message.
+        request: Vec<u8>,
+    },
+    /// The response to the request under a key.
+    Answered {
+        /// The service.
+        service: ServiceId,
+        /// The client's word for it.
+        key: IdempotencyKey,
+        /// Of the request.
+        hash: Digest,
+        /// An HTTP/1.1 message.
+        response: Vec<u8>,
+    },
+    /// Nobody will know whether the request under a key was executed.
+    Unknown {
+        /// The service.
+        service: ServiceId,
+        /// The client's word for it.
+        key: IdempotencyKey,
+        /// Of the request.
+        hash: Digest,
+    },
+    /// The request under a key was certainly not executed: the key is free.
+    Freed {
+        /// The service.
+        service: ServiceId,
+        /// The client's word for it.
+        key: IdempotencyKey,
+    },
+    /// What all entries before say, but for those about keys, which stand.
+    Snapshot {
+        /// The incarnation. Not a new one: what is before stays valid.
+        incarnation: u64,
+        /// Each service, its [`Entry::Reserved`] and its [`Entry::Seen`].
+        services: Vec<(ServiceId, u64, Option<Epoch>)>,
+    },
 }
 
 impl Entry {
@@ -146,10 +227,15 @@ impl Entry {
             Self::Incarnation(_) => "Incarnation",
             Self::Reserved { .. } => "Reserved",
             Self::Seen { .. } => "Seen",
+            Self::Keyed { .. } => "Keyed",
+            Self::Answered { .. } => "Answered",
+            Self::Unknown { .. } => "Unknown",
+            Self::Freed { .. } => "Freed",
+            Self::Snapshot { .. } => "Snapshot",
         }
     }
 }
 
 impl Wire for Entry {
-    const LIMIT: usize = 256;
+    const LIMIT: usize = CLIENT_FRAME_BYTES_MAX + 1024;
 }

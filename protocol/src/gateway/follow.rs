@@ -1,15 +1,16 @@
 //! Where services are: placements and adverts, from wherever they come, and the Registry's answers.
 
 use super::{
-    effect::{Effect, Entry, Failure, Ticket},
+    effect::{Effect, Entry, Failure},
+    keyed::End,
     machine::{Gateway, Waiting},
 };
 use crate::{
     advert::{Advert, store::Inserted, verify_advert},
     ids::{HostId, RegistryId, ServiceId},
-    limits::{CLOCK_SKEW, PENDING_REQUESTS_MAX},
+    limits::CLOCK_SKEW,
     migration::messages::{Found, Lookup, Placement},
-    reject::{Guards, Reject, ensure},
+    reject::{Guards, Reject, Rule, ensure},
     suite::Suite,
     time::Now,
     trust::{Receiver, Signed},
@@ -70,7 +71,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
         match &found.service {
             None => {
                 asked.answered();
-                self.not_found(&found.lookup);
+                self.not_found(now, &found.lookup);
             }
             Some((placement, manifest)) => {
                 let claim = manifest.unverified()?;
@@ -102,7 +103,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
         route.found = Some((host, found.addresses.clone()));
         route.asking.answered();
         if let Lookup::Name(name) = &found.lookup {
-            self.resolved(name, service);
+            self.resolved(now, name, service);
         }
         let accepted = self.accept(now, placement);
         if let Some(route) = self.routes.get_mut(&service)
@@ -116,22 +117,21 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
     }
 
     /// The requests that waited for the name's service are numbered, in the order in which they came.
-    fn resolved(&mut self, name: &str, service: ServiceId) {
+    fn resolved(&mut self, now: Now, name: &str, service: ServiceId) {
         let Some(name) = self.names.get_mut(name) else { return };
         name.service = Some(service);
         name.asking.answered();
-        let Some(route) = self.routes.get_mut(&service) else { return };
-        while route.pending.len() < PENDING_REQUESTS_MAX
-            && let Some(Waiting { ticket, request, deadline }) = name.waiting.pop_front()
-        {
-            route.push(ticket, request, deadline);
+        for Waiting { ticket, request, key, deadline } in std::mem::take(&mut name.waiting) {
+            if let Err(refuse) = self.take(now, service, ticket, deadline, request, key) {
+                self.fail(std::iter::once(ticket), &Failure::Refused(refuse));
+            }
         }
-        let overflow: Vec<Ticket> = name.waiting.drain(..).map(|waiting| waiting.ticket).collect();
-        route.reserve(&mut self.outbox);
-        self.fail(overflow.into_iter(), &Failure::NotExecuted(Reject::Full.name().to_owned()));
+        if let Some(route) = self.routes.get_mut(&service) {
+            route.reserve(&mut self.outbox, G::keeps(Rule::SyncGate));
+        }
     }
 
-    fn not_found(&mut self, lookup: &Lookup) {
+    fn not_found(&mut self, now: Now, lookup: &Lookup) {
         let mut failed = Vec::new();
         match lookup {
             Lookup::Name(name) => {
@@ -142,7 +142,10 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
             Lookup::Id(service) => {
                 if let Some(route) = self.routes.get_mut(service) {
                     route.placement = None;
-                    failed.extend(route.remove_all().into_iter().map(|pending| pending.ticket));
+                    for (sequence, pending) in route.remove_all() {
+                        let end = if pending.ever_sent { End::Unknown } else { End::NotExecuted };
+                        self.end(now.mono, *service, sequence, pending, end(Failure::NoSuchService));
+                    }
                 }
                 // The name may be another service's by now.
                 self.names
@@ -179,6 +182,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
             route.highest = Some(placement.epoch);
             let entry = Entry::Seen { service, epoch: placement.epoch };
             self.outbox.persist(|seq| Effect::Persist { seq, entry });
+            route.highest_gate = G::keeps(Rule::SyncGate).then(|| self.outbox.last_appended());
         }
         if ensure::<G>(placement.is_current(now.wall), Reject::Expired).is_err() {
             // Even so it says that the service has left the host known so far.

@@ -2,13 +2,15 @@
 
 use super::{
     effect::{Effect, Failure, Ticket},
+    keyed::End,
     machine::Gateway,
     messages::{ClientFrame, NotExecuted, Reply},
+    route::{Pending, Who},
 };
 use crate::{
     ids::{ClientId, HostId, ServiceId},
     migration::messages::Placement,
-    reject::{Guards, Reject, ensure},
+    reject::{Guards, Reject, Rule, ensure},
     session::SESSION_SWEEP,
     suite::Suite,
     time::{Instant, Now},
@@ -69,6 +71,10 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
 
     /// Whether what `host` says of `service` counts: see the module's "Whose replies count".
     fn counts_now(&mut self, now: Now, host: HostId, service: ServiceId, client: ClientId) -> Result<bool, Reject> {
+        if self.former == Some(client) {
+            self.rejects.count(Reject::WrongClient);
+            return Ok(false);
+        }
         ensure::<G>(client == self.client(), Reject::WrongClient)?;
         let route = self.routes.get_mut(&service).ok_or(Reject::UnknownService)?;
         if ensure::<G>(route.last_host() == Some(host), Reject::WrongPeer).is_err() {
@@ -98,7 +104,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
         self.progress(host, reply.service);
         // A second answer to the same request says the same, or nothing that matters: the first was passed on.
         if let Some(pending) = self.routes.get_mut(&reply.service).and_then(|route| route.remove(reply.sequence)) {
-            self.outbox.now(Effect::Answer { ticket: pending.ticket, response: reply.response });
+            self.end(now.mono, reply.service, reply.sequence, pending, End::Answered(reply.response));
         }
         Ok(())
     }
@@ -132,16 +138,20 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
                 let failed = route.remove_all();
                 route.opened = false;
                 route.back_off(now.mono);
-                self.fail(failed.into_iter().map(|pending| pending.ticket), &Failure::NotExecuted(reason));
+                for (sequence, pending) in failed {
+                    let end = refused(&pending, &reason);
+                    self.end(now.mono, service, sequence, pending, end);
+                }
             }
-            // The host has forgotten the response: it may have run.
-            Some(Reject::BelowAcked) => {
-                let failed = route.remove(sequence);
-                self.fail(failed.into_iter().map(|pending| pending.ticket), &Failure::SessionLost);
-            }
-            _ => {
-                let failed = route.remove(sequence);
-                self.fail(failed.into_iter().map(|pending| pending.ticket), &Failure::NotExecuted(reason));
+            reject => {
+                if let Some(pending) = route.remove(sequence) {
+                    let end = match reject {
+                        // The host has forgotten the response: it may have run.
+                        Some(Reject::BelowAcked) => End::Unknown(Failure::SessionLost),
+                        _ => refused(&pending, &reason),
+                    };
+                    self.end(now.mono, service, sequence, pending, end);
+                }
             }
         }
         Ok(())
@@ -161,26 +171,30 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
 
     /// The session with `service` was evicted: the gateway becomes another client. What it asked of this service is too
     /// recent to have been executed in a session that idled, so it is numbered anew; what other services may have
-    /// executed under the old name must not be sent under the new one, and its outcome is unknown.
+    /// executed under the old name must not be sent under the new one, and its outcome is unknown. So is that of what the
+    /// journal left unresolved: it may be older than the session's last use.
     fn renew(&mut self, now: Instant, evicted: ServiceId) {
         self.renewed = Some(now);
+        self.former = Some(self.client());
         self.incarnation = self.incarnation.wrapping_add(1);
         self.persist_incarnation();
         self.remembered.values_mut().for_each(|(below, _)| *below = 0);
-        let mut lost = Vec::new();
-        for route in self.routes.values_mut() {
-            for pending in route.renumber() {
-                if pending.ever_sent && route.service != evicted {
-                    lost.push(pending.ticket);
+        let services: Vec<ServiceId> = self.routes.keys().copied().collect();
+        for service in services {
+            let Some(renumbered) = self.routes.get_mut(&service).map(|route| route.renumber()) else { continue };
+            for (sequence, pending) in renumbered {
+                if pending.ever_sent && (service != evicted || pending.restored) {
+                    self.end(now, service, sequence, pending, End::Unknown(Failure::SessionLost));
                 } else {
-                    route.push(pending.ticket, pending.request, pending.deadline);
+                    self.push_again(service, pending);
                 }
             }
-            route.reserve(&mut self.outbox);
+            if let Some(route) = self.routes.get_mut(&service) {
+                route.forget_held();
+                route.reserve(&mut self.outbox, G::keeps(Rule::SyncGate));
+            }
         }
-        self.fail(lost.into_iter(), &Failure::SessionLost);
-        let hosts: Vec<HostId> = self.links.connected().collect();
-        hosts.into_iter().for_each(|host| self.greet(host));
+        self.greet_all();
     }
 
     /// `host` does not serve `service`, or not yet. If it should, ask whether it still does, and try again soon.
@@ -192,5 +206,16 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
             route.asking.want(now.mono);
             self.ask(now.mono);
         }
+    }
+}
+
+/// How a request ends that its host refuses. If it was sent before, that may be to another host, or in another session: this
+/// one's word says nothing of then.
+fn refused(pending: &Pending, reason: &str) -> End {
+    let unsure = pending.earlier || reason == Reject::OtherRequest.name();
+    if unsure && matches!(pending.who, Who::Key(_)) {
+        End::Unknown(Failure::SessionLost)
+    } else {
+        End::NotExecuted(Failure::NotExecuted(reason.to_owned()))
     }
 }

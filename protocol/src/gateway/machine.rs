@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     effect::{Effect, Entry, Refuse, Ticket},
+    keys::{IdempotencyKey, Keyed, Keys, Restored, State},
     links::Links,
     messages::{ClientFrame, Hello, client_id},
     probe::Probe,
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     advert::AdvertStore,
-    ids::{ClientId, Epoch, HostId, RegistryId, ServiceId},
+    ids::{ClientId, Digest, Epoch, HostId, RegistryId, ServiceId},
     limits::{PENDING_REQUESTS_MAX, REQUEST_BYTES_MAX, REQUEST_TIMEOUT, SERVICES_MAX, TEXT_BYTES_MAX},
     migration::messages::{Lookup, Placement},
     outbox::Outbox,
@@ -59,6 +60,7 @@ impl GatewayConfig {
 pub(super) struct Waiting {
     pub(super) ticket: Ticket,
     pub(super) request: Vec<u8>,
+    pub(super) key: Option<IdempotencyKey>,
     pub(super) deadline: Instant,
 }
 
@@ -75,6 +77,10 @@ pub(super) struct Name {
 pub struct Gateway<S: Suite, G: Guards> {
     pub(super) config: GatewayConfig,
     pub(super) incarnation: u64,
+    /// The journal entry that says so, until it is on disk: before, nobody is greeted, and nothing sent.
+    incarnation_gate: Option<u64>,
+    /// The client that it was before it last became another: hosts may still speak to it.
+    pub(super) former: Option<ClientId>,
     /// When the incarnation was last renewed at a host's word.
     pub(super) renewed: Option<Instant>,
     next_ticket: u64,
@@ -82,6 +88,12 @@ pub struct Gateway<S: Suite, G: Guards> {
     pub(super) routes: BTreeMap<ServiceId, Route>,
     /// Of services not added (yet), from the journal: numbers used, epochs seen.
     pub(super) remembered: BTreeMap<ServiceId, (u64, Option<Epoch>)>,
+    pub(super) keys: Keys,
+    /// Whether the keys from the journal have not been looked at yet.
+    pub(super) restarted: bool,
+    /// How large the journal was when it was last to be compacted.
+    pub(super) compacted_at: Option<u64>,
+    pub(super) full: bool,
     pub(super) links: Links,
     pub(super) outbox: Outbox<Effect>,
     pub(super) adverts: AdvertStore,
@@ -91,34 +103,28 @@ pub struct Gateway<S: Suite, G: Guards> {
 }
 
 impl<S: Suite, G: Guards> Gateway<S, G> {
-    /// A gateway with what its journal says, in order; `last_entry` is the number of the journal's last entry. Without a
-    /// journal it is a new client, whose incarnation is drawn from `rng`; with one, it skips to fresh numbers.
-    pub fn new(config: GatewayConfig, journal: &[Entry], last_entry: u64, rng: &mut dyn rand_core::Rng) -> Self {
-        let mut incarnation = None;
-        let mut remembered: BTreeMap<ServiceId, (u64, Option<Epoch>)> = BTreeMap::new();
-        for entry in journal {
-            match entry {
-                Entry::Incarnation(new) => {
-                    incarnation = Some(*new);
-                    remembered.values_mut().for_each(|(below, _)| *below = 0);
-                }
-                Entry::Reserved { service, below } => {
-                    let known = remembered.entry(*service).or_default();
-                    known.0 = known.0.max(*below);
-                }
-                Entry::Seen { service, epoch } => {
-                    let known = remembered.entry(*service).or_default();
-                    known.1 = known.1.max(Some(*epoch));
-                }
-            }
+    /// A gateway with what its journal says: its entries with their numbers, in order; `last_entry` is the highest number
+    /// ever used, compacted away or not. Without a journal it is a new client, whose incarnation is drawn from `rng`; with
+    /// one, it skips to fresh numbers, and tries on what has a key and no outcome.
+    pub fn new(config: GatewayConfig, journal: &[(u64, Entry)], last_entry: u64, rng: &mut dyn rand_core::Rng) -> Self {
+        let mut told = Told::default();
+        for (number, entry) in journal {
+            told.replay(*number, entry);
         }
+        let Told { incarnation, remembered, keys } = told;
         let mut gateway = Self {
             incarnation: incarnation.unwrap_or_else(|| rng.next_u64()),
+            incarnation_gate: None,
+            former: None,
             renewed: None,
             next_ticket: 0,
             names: BTreeMap::new(),
             routes: BTreeMap::new(),
             remembered,
+            restarted: keys.len() > 0,
+            keys,
+            compacted_at: None,
+            full: false,
             links: Links::default(),
             outbox: Outbox::starting_at(last_entry, G::keeps(Rule::SyncGate)),
             adverts: AdvertStore::default(),
@@ -133,20 +139,15 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
         gateway
     }
 
-    pub(super) fn persist_incarnation(&mut self) {
-        let entry = Entry::Incarnation(self.incarnation);
+    /// Journals an entry; returns its number.
+    pub(super) fn persist(&mut self, entry: Entry) -> u64 {
         self.outbox.persist(|seq| Effect::Persist { seq, entry });
+        self.outbox.last_appended()
     }
 
-    /// Entries that say what the whole journal says, to replace it with.
-    pub fn journal_snapshot(&self) -> Vec<Entry> {
-        let mut entries = vec![Entry::Incarnation(self.incarnation)];
-        let routes = self.routes.iter().map(|(id, route)| (*id, (route.reserved_below(), route.highest)));
-        for (service, (below, highest)) in self.remembered.iter().map(|(id, known)| (*id, *known)).chain(routes) {
-            entries.push(Entry::Reserved { service, below });
-            entries.extend(highest.map(|epoch| Entry::Seen { service, epoch }));
-        }
-        entries
+    pub(super) fn persist_incarnation(&mut self) {
+        let entry = self.persist(Entry::Incarnation(self.incarnation));
+        self.incarnation_gate = self.gate(entry);
     }
 
     /// What this gateway is to the hosts of services.
@@ -199,6 +200,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
     /// [`Refuse::Full`] at [`SERVICES_MAX`]; [`Refuse::UnknownService`] if its Registry is not trusted, or the name is
     /// longer than any.
     pub fn add_service(&mut self, now: Now, lookup: &Lookup) -> Result<(), Refuse> {
+        self.take_up(now);
         match lookup {
             Lookup::Id(service) => {
                 if self.config.bundle.anchor(service.registry).is_err() {
@@ -229,18 +231,27 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
             }
             let (below, highest) = self.remembered.remove(&service).unwrap_or_default();
             let mut route = Route::new(service, below, highest);
-            route.reserve(&mut self.outbox);
+            route.reserve(&mut self.outbox, G::keeps(Rule::SyncGate));
             route.asking.want(now);
             self.routes.insert(service, route);
         }
         self.routes.get_mut(&service)
     }
 
-    /// Takes a client's request: an HTTP/1.1 message. Its end is [`Effect::Answer`] or [`Effect::Fail`].
+    /// Takes a client's request: an HTTP/1.1 message. Its end is [`Effect::Answer`] or [`Effect::Fail`]. With a `key`, the
+    /// same request is executed once and answered with the same bytes however often it comes, even if this gateway is
+    /// restarted in between, within the limits of [`keys`](super::keys).
     ///
     /// # Errors
     /// [`Refuse`]: nothing was sent.
-    pub fn handle_request(&mut self, now: Now, service: &Lookup, request: Vec<u8>) -> Result<Ticket, Refuse> {
+    pub fn handle_request(
+        &mut self,
+        now: Now,
+        service: &Lookup,
+        request: Vec<u8>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Ticket, Refuse> {
+        self.take_up(now);
         if request.len() > REQUEST_BYTES_MAX {
             return Err(Refuse::TooLarge);
         }
@@ -254,7 +265,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
                     None if name.waiting.len() >= PENDING_REQUESTS_MAX => return Err(Refuse::Full),
                     None => {
                         self.next_ticket += 1;
-                        name.waiting.push_back(Waiting { ticket, request, deadline });
+                        name.waiting.push_back(Waiting { ticket, request, key, deadline });
                         name.asking.want(now.mono);
                         self.ask(now.mono);
                         return Ok(ticket);
@@ -262,13 +273,10 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
                 }
             }
         };
-        let route = self.routes.get_mut(&id).ok_or(Refuse::UnknownService)?;
-        if route.pending.len() >= PENDING_REQUESTS_MAX {
-            return Err(Refuse::Full);
-        }
+        self.take(now, id, ticket, deadline, request, key)?;
         self.next_ticket += 1;
-        route.push(ticket, request, deadline);
-        route.reserve(&mut self.outbox);
+        let route = self.routes.get_mut(&id).ok_or(Refuse::UnknownService)?;
+        route.reserve(&mut self.outbox, G::keeps(Rule::SyncGate));
         if route.host(now.mono).is_none() {
             route.asking.want(now.mono);
             self.ask(now.mono);
@@ -280,8 +288,15 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
     /// Journal entries up to number `seq` are on disk.
     pub fn handle_synced(&mut self, now: Now, seq: u64) {
         self.outbox.handle_synced(seq);
-        let freed: Vec<ServiceId> =
-            self.routes.values_mut().filter_map(|route| route.handle_synced(seq).then_some(route.service)).collect();
+        let greet = self.incarnation_gate.take_if(|entry| *entry <= seq).is_some();
+        if greet {
+            self.greet_all();
+        }
+        let freed: Vec<ServiceId> = self
+            .routes
+            .values_mut()
+            .filter_map(|route| (route.handle_synced(seq) || greet).then_some(route.service))
+            .collect();
         for service in freed {
             self.flush(now.mono, service);
         }
@@ -290,7 +305,8 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
     /// Sends what can be sent to the service's host, if its stream is open.
     pub(super) fn flush(&mut self, now: Instant, service: ServiceId) {
         let client = self.client();
-        if let Some(route) = self.routes.get_mut(&service)
+        if self.incarnation_gate.is_none()
+            && let Some(route) = self.routes.get_mut(&service)
             && route.host(now).is_some_and(|host| self.links.is_connected(host))
         {
             route.flush(now, client, &mut self.outbox);
@@ -309,7 +325,18 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
         }
     }
 
-    pub(super) fn greet(&mut self, host: HostId) {
+    /// Greets whoever is connected, under a new incarnation.
+    pub(super) fn greet_all(&mut self) {
+        let hosts: Vec<HostId> = self.links.connected().collect();
+        hosts.into_iter().for_each(|host| self.greet(host));
+    }
+
+    fn greet(&mut self, host: HostId) {
+        // As soon as the incarnation is on disk: else a gateway that lost it could come back with another, and what was
+        // sent under this one would be nobody's.
+        if self.incarnation_gate.is_some() {
+            return;
+        }
         let hello = Hello { certificate: self.config.certificate.clone(), incarnation: self.incarnation };
         self.outbox.now(Effect::Send { host, frame: ClientFrame::Hello(hello) });
     }
@@ -346,5 +373,59 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
 
     pub(super) fn counted<T>(&mut self, result: Result<T, Reject>) -> Result<T, Reject> {
         result.inspect_err(|reject| self.rejects.count(*reject))
+    }
+}
+
+/// What a journal tells.
+#[derive(Default)]
+struct Told {
+    incarnation: Option<u64>,
+    remembered: BTreeMap<ServiceId, (u64, Option<Epoch>)>,
+    keys: Keys,
+}
+
+impl Told {
+    fn replay(&mut self, number: u64, entry: &Entry) {
+        match entry {
+            Entry::Incarnation(new) => {
+                self.incarnation = Some(*new);
+                self.remembered.values_mut().for_each(|(below, _)| *below = 0);
+                self.keys.void();
+            }
+            Entry::Reserved { service, below } => self.used(*service, *below),
+            Entry::Seen { service, epoch } => self.seen(*service, Some(*epoch)),
+            Entry::Keyed { service, key, hash, sequence, at, request } => {
+                self.used(*service, sequence.saturating_add(1));
+                let (sequence, at, request) = (*sequence, *at, request.clone());
+                let restored = Restored { sequence, at, request, void: false };
+                self.put(number, *service, key, *hash, State::Restored(restored));
+            }
+            Entry::Answered { service, key, hash, response } => {
+                self.put(number, *service, key, *hash, State::Answered(response.clone()));
+            }
+            Entry::Unknown { service, key, hash } => self.put(number, *service, key, *hash, State::Unknown),
+            Entry::Freed { service, key } => drop(self.keys.remove(*service, key)),
+            Entry::Snapshot { incarnation, services } => {
+                self.incarnation = Some(*incarnation);
+                for (service, below, highest) in services {
+                    self.used(*service, *below);
+                    self.seen(*service, *highest);
+                }
+            }
+        }
+    }
+
+    fn used(&mut self, service: ServiceId, below: u64) {
+        let known = self.remembered.entry(service).or_default();
+        known.0 = known.0.max(below);
+    }
+
+    fn seen(&mut self, service: ServiceId, epoch: Option<Epoch>) {
+        let known = self.remembered.entry(service).or_default();
+        known.1 = known.1.max(epoch);
+    }
+
+    fn put(&mut self, entry: u64, service: ServiceId, key: &IdempotencyKey, hash: Digest, state: State) {
+        self.keys.put(service, key.clone(), Keyed { hash, entry, state }, None);
     }
 }

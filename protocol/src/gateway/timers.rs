@@ -2,7 +2,9 @@
 
 use super::{
     effect::{Effect, Failure},
+    keyed::End,
     machine::Gateway,
+    route::Who,
 };
 use crate::{
     ids::{HostId, ServiceId},
@@ -15,17 +17,22 @@ use crate::{
 impl<S: Suite, G: Guards> Gateway<S, G> {
     /// When [`Gateway::handle_timeout`] is next due. Calling it earlier is harmless.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.restarted {
+            return Some(Instant::default());
+        }
         let names = self.names.values().flat_map(|name| {
             [name.waiting.front().map(|waiting| waiting.deadline), name.asking.due].into_iter().flatten()
         });
         let routes = self.routes.values().filter_map(|route| route.timeout());
         let report = self.links.connected().next().map(|_| self.report_at());
-        names.chain(routes).chain(self.links.timeout()).chain(report).min()
+        names.chain(routes).chain(self.links.timeout()).chain(report).chain(self.keys.timeout()).min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.take_up(now);
         self.give_up(now.mono);
+        self.keys.expire(now.mono);
         let services: Vec<ServiceId> = self.routes.keys().copied().collect();
         for service in services {
             if let Some(route) = self.routes.get_mut(&service) {
@@ -53,7 +60,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
     }
 
     /// Fails the requests that were held for too long. A request that some host may have executes perhaps: the client is
-    /// told that its outcome is unknown.
+    /// told that its outcome is unknown. One with a key is tried for longer than its clients wait.
     fn give_up(&mut self, now: Instant) {
         let mut late = Vec::new();
         for name in self.names.values_mut() {
@@ -63,16 +70,18 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
                 late.extend(name.waiting.pop_front().map(|waiting| waiting.ticket));
             }
         }
-        for route in self.routes.values_mut() {
-            // Deadlines rise with the numbers: all requests are held equally long.
-            while let Some((sequence, pending)) = route.pending.first_key_value()
-                && pending.deadline <= now
+        self.fail(late.into_iter(), &Failure::Timeout);
+        let waited = self.keys.late(now);
+        self.fail(waited.into_iter(), &Failure::StillTrying);
+        let services: Vec<ServiceId> = self.routes.keys().copied().collect();
+        for service in services {
+            while let Some((sequence, pending)) = self.routes.get_mut(&service).and_then(|route| route.remove_late(now))
             {
-                let sequence = *sequence;
-                late.extend(route.remove(sequence).map(|pending| pending.ticket));
+                let never_sent = matches!(pending.who, Who::Key(_)) && !pending.ever_sent;
+                let end = if never_sent { End::NotExecuted } else { End::Unknown };
+                self.end(now, service, sequence, pending, end(Failure::Timeout));
             }
         }
-        self.fail(late.into_iter(), &Failure::Timeout);
     }
 
     /// Asks the Registries what is due to be asked.

@@ -3,13 +3,14 @@
 use wayfare_protocol::{
     advert::Gossip,
     gateway::{
-        effect,
+        IdempotencyKey, effect,
         messages::{ClientFrame, client_id, request_hash},
     },
     host::{Entry, Logged},
     ids::Digest,
     migration::{messages::*, source::Consented, target::Held},
     reject::Reject,
+    time::Timestamp,
     transfer::{RecordKind, StateFrame},
     trust::Role,
     wire::{self, Frame, Wire},
@@ -173,6 +174,8 @@ fn journals() -> Vec<Vector> {
         request,
         inputs: vec![3, 4],
     };
+    let (hash, at) = (Digest([0x21; 32]), Timestamp(1_700_000_000_000_000));
+    let key = || IdempotencyKey::try_from("8e03978e".to_owned()).unwrap();
     let placed =
         Entry::Placed { placement: signed(&placement()), manifest: signed(&manifest()), secret, received: true };
     vec![
@@ -198,6 +201,20 @@ fn journals() -> Vec<Vector> {
         plain("gateway journal Incarnation", effect::Entry::Incarnation(5)),
         plain("gateway journal Reserved", effect::Entry::Reserved { service, below: 1024 }),
         plain("gateway journal Seen", effect::Entry::Seen { service, epoch }),
+        plain(
+            "gateway journal Keyed",
+            effect::Entry::Keyed { service, key: key(), hash, sequence: 7, at, request: b"POST /pay".to_vec() },
+        ),
+        plain(
+            "gateway journal Answered",
+            effect::Entry::Answered { service, key: key(), hash, response: b"HTTP/1.1 200 OK".to_vec() },
+        ),
+        plain("gateway journal Unknown", effect::Entry::Unknown { service, key: key(), hash }),
+        plain("gateway journal Freed", effect::Entry::Freed { service, key: key() }),
+        plain(
+            "gateway journal Snapshot",
+            effect::Entry::Snapshot { incarnation: 5, services: vec![(service, 1024, Some(epoch))] },
+        ),
     ]
 }
 

@@ -152,6 +152,8 @@ pub(crate) const STEPS: &[Step] = &[
     step(Victim::Registry, Scene::Deploy, "REGISTER", Entry("Registered")),
     // The gateway.
     step(Victim::Gateway, Scene::Serving, "call", Message("Call")),
+    step(Victim::Gateway, Scene::Serving, "key", Entry("Keyed")),
+    step(Victim::Gateway, Scene::Serving, "answer", Entry("Answered")),
     step(Victim::Gateway, Scene::Serving, "answer", Message("Answer")),
     step(Victim::Gateway, Scene::Serving, "report", Message("LatencyReport")),
     step(Victim::Gateway, Scene::Move, "11", Entry("Seen")),

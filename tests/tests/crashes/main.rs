@@ -47,10 +47,12 @@ struct Results {
     requests: u64,
     retries: u64,
     longest: Duration,
+    forgotten: usize,
 }
 
 impl Results {
     fn leave(&mut self, world: &World) {
+        self.forgotten += world.forgotten;
         if let Ok(user) = world.user() {
             let stats = user.stats();
             self.requests += stats.answered;
@@ -162,12 +164,14 @@ fn report(queue: &Queue, share: &str) {
     }
     let passed = results.passed.values().sum::<usize>();
     table.push_str(&format!(
-        "  {passed} passed, {} failed, in {:.0} s; {} requests answered after {} repeats, the longest took {:.1} s",
+        "  {passed} passed, {} failed, in {:.0} s; {} requests answered after {} repeats, the longest took {:.1} s; {} moves that their\n  \
+         source had forgotten were ended by the next",
         results.failures.len(),
         queue.begun.elapsed().as_secs_f64(),
         results.requests,
         results.retries,
         results.longest.as_secs_f64(),
+        results.forgotten,
     ));
     say(&table);
     assert!(results.failures.is_empty(), "{}", results.failures.join("\n"));

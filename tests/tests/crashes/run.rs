@@ -51,7 +51,7 @@ impl Parties {
             }
             Scene::Move => {
                 world.arm(victim, point).await?;
-                self.begin_move(world, victim).await?;
+                self.move_until(world, victim).await?;
                 self.fail(world, case).await?;
             }
             Scene::TargetDies => {
@@ -72,20 +72,20 @@ impl Parties {
             }
             Scene::TargetReturns => {
                 world.arm(target, &kill(Moment::BeforeSend, "Complete")).await?;
-                self.begin_move(world, target).await?;
+                self.move_until(world, target).await?;
                 world.died(target).await?;
                 self.source_serves_again(world).await?;
                 self.return_of(world, target, case).await?;
             }
             Scene::TargetForgets => {
                 world.arm(target, &kill(Moment::AfterSync, "KeyMade")).await?;
-                self.begin_move(world, target).await?;
+                self.move_until(world, target).await?;
                 world.died(target).await?;
                 self.return_of(world, target, case).await?;
             }
             Scene::SourceReturns => {
-                world.arm(source, &kill(Moment::AfterSync, "Consented")).await?;
-                self.begin_move(world, source).await?;
+                world.arm(source, &kill(Moment::AfterSend, "Transfer")).await?;
+                self.move_until(world, source).await?;
                 world.died(source).await?;
                 self.return_of(world, source, case).await?;
             }
@@ -104,8 +104,9 @@ impl Parties {
         world.recover(&self.victim, case.point.action).await
     }
 
-    async fn begin_move(&self, world: &World, watched: &str) -> anyhow::Result<()> {
-        world.begin_move_unless(&self.source, &self.target, |world| world.has_fired(watched)).await
+    /// Asks for the move, again and again, until a process has reached its point.
+    async fn move_until(&self, world: &World, watched: &str) -> anyhow::Result<()> {
+        world.move_until(&self.source, &self.target, |world| world.has_fired(watched)).await.context("NOT FIRED")
     }
 
     /// A move in which `other` dies, and then the victim fails.
@@ -118,7 +119,7 @@ impl Parties {
     ) -> anyhow::Result<()> {
         world.arm(other, &death).await?;
         world.arm(&self.victim, point).await?;
-        self.begin_move(world, other).await?;
+        self.move_until(world, other).await?;
         world.died(other).await
     }
 

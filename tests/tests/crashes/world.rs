@@ -38,7 +38,21 @@ const FIRES_WITHIN: Duration = Duration::from_secs(20);
 const WELL_WITHIN: Duration = Duration::from_secs(60);
 /// How long one request may take, whatever happens meanwhile.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// For how long a move is in nobody's mind but the Registry's before it counts as forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(1);
+/// Requests at a time.
+const WORKERS: u64 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How a mesh is in which everybody runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    /// As it should be.
+    Well,
+    /// As it should be, but that the Registry waits for the end of a move of which no host knows any more: its source died, or
+    /// gave up, before it had consented. The next move ends it.
+    MoveForgotten,
+}
 
 /// The mesh under test.
 pub(crate) struct World {
@@ -50,6 +64,8 @@ pub(crate) struct World {
     spare: Vec<(String, SocketAddr)>,
     pub(crate) deployed: Vec<(String, SocketAddr)>,
     pub(crate) user: Option<User>,
+    /// Moves that ended only with the next one.
+    pub(crate) forgotten: usize,
 }
 
 /// Looks until something is so.
@@ -121,7 +137,7 @@ impl World {
         let user = User::start(UserConfig {
             gateways: vec![ingress],
             tag: format!("w{}", WORLDS.fetch_add(1, Ordering::Relaxed)),
-            workers: 3,
+            workers: WORKERS as usize,
             keys: 8,
             pace: Duration::from_millis(40),
             try_within: Duration::from_secs(15),
@@ -129,7 +145,7 @@ impl World {
         let mut world =
             Self { processes, points, _points_dir: points_dir, proxies, spare, deployed: Vec::new(), user: Some(user) };
         world.processes.meet(WELL_WITHIN).await?;
-        world.begin_move(HOME, CLOUDS[0]).await?;
+        world.move_on(HOME, CLOUDS[0]).await?;
         world.well().await?;
         Ok(world)
     }
@@ -209,35 +225,39 @@ impl World {
         Ok(())
     }
 
-    /// Asks for a move until it has begun, or anybody whom the caller watches has failed.
-    pub(crate) async fn begin_move_unless(
-        &self,
-        from: &str,
-        to: &str,
-        begun: impl Fn(&Self) -> bool,
-    ) -> anyhow::Result<()> {
+    /// Asks for a move, and again should it fail, until something is so.
+    pub(crate) async fn move_until(&self, from: &str, to: &str, so: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
         let since = Instant::now();
-        loop {
-            // The host may hang while it is asked.
-            let asked = async {
-                tokio::select! {
-                    answer = self.processes.begin_move(from, SERVICE, to) => Some(answer),
-                    () = async { while !begun(self) { tokio::time::sleep(LOOK_EVERY).await } } => None,
-                }
-            };
-            match asked.await {
-                None | Some(Ok(())) => return Ok(()),
-                Some(Err(_)) if begun(self) => return Ok(()),
-                Some(Err(error)) if since.elapsed() > FIRES_WITHIN => {
-                    bail!("{from} does not move the service: {error}")
-                }
-                Some(Err(_)) => tokio::time::sleep(LOOK_EVERY * 5).await,
+        let mut said = None;
+        while !so(self) {
+            ensure!(since.elapsed() < FIRES_WITHIN, "{from} was asked to move the service for long; it said {said:?}");
+            // The host may hang while it is asked. It also says no while it moves the service.
+            tokio::select! {
+                answer = self.processes.begin_move(from, SERVICE, to) => said = answer.err().or(said),
+                () = async { while !so(self) { tokio::time::sleep(LOOK_EVERY).await } } => {}
+            }
+            let pause = tokio::time::sleep(LOOK_EVERY * 20);
+            tokio::select! {
+                () = async { while !so(self) { tokio::time::sleep(LOOK_EVERY).await } } => {}
+                () = pause => {}
             }
         }
+        Ok(())
     }
 
-    async fn begin_move(&self, from: &str, to: &str) -> anyhow::Result<()> {
-        self.begin_move_unless(from, to, |_| false).await
+    /// Moves the service, to the end.
+    async fn move_on(&self, from: &str, to: &str) -> anyhow::Result<()> {
+        let since = Instant::now();
+        loop {
+            // It may be on its way already, or be there.
+            let answer = self.processes.begin_move(from, SERVICE, to).await;
+            let placements = self.processes.placements().await?;
+            if placements.iter().any(|view| view.name == SERVICE && view.cloud == to) {
+                return Ok(());
+            }
+            ensure!(since.elapsed() < WELL_WITHIN, "{from} does not move the service: {answer:?}");
+            tokio::time::sleep(LOOK_EVERY * 20).await;
+        }
     }
 
     /// A service to deploy.
@@ -250,23 +270,33 @@ impl World {
     /// Waits until all is as it should be: each service on one host, which the record names, nothing undecided, clients served.
     pub(crate) async fn well(&mut self) -> anyhow::Result<()> {
         let begun = Instant::now();
+        let mut forgotten_since = None;
         loop {
             match self.is_well().await {
-                Ok(()) => break,
+                Ok(Health::Well) => break,
+                Ok(Health::MoveForgotten) => {
+                    let since = *forgotten_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > FORGOTTEN {
+                        self.forgotten += 1;
+                        forgotten_since = None;
+                        let (source, target) = self.source_and_target().await?;
+                        self.move_on(&source, &target).await.context("a move that was forgotten is in the way")?;
+                    }
+                }
                 Err(error) if begun.elapsed() > WELL_WITHIN => {
                     return Err(error.context(format!("not well after {:.0?}", begun.elapsed())));
                 }
-                Err(_) => tokio::time::sleep(LOOK_EVERY * 5).await,
+                Err(_) => forgotten_since = None,
             }
+            tokio::time::sleep(LOOK_EVERY * 5).await;
         }
-        let workers = 3;
-        self.user()?.served(2 * workers, WELL_WITHIN).await
+        self.user()?.served(2 * WORKERS, WELL_WITHIN).await
     }
 
-    async fn is_well(&self) -> anyhow::Result<()> {
+    async fn is_well(&self) -> anyhow::Result<Health> {
         let placements = self.processes.placements().await?;
         let expected = std::iter::once(SERVICE).chain(self.deployed.iter().map(|(name, _)| name.as_str()));
-        let mut found = Vec::new();
+        let (mut found, mut forgotten) = (Vec::new(), false);
         for host in self.processes.hosts() {
             for service in self.processes.services(&host).await? {
                 found.push((service.name, host.clone(), service.state, service.epoch));
@@ -279,14 +309,14 @@ impl World {
         for name in expected {
             let record = placements.iter().find(|view| view.name == name);
             let record = record.with_context(|| format!("there is no record of {name}"))?;
-            ensure!(!record.moving, "the registry has not decided a move of {name}");
+            forgotten |= record.moving;
             let on: Vec<_> = found.iter().filter(|(service, ..)| service == name).collect();
             let [(_, host, state, epoch)] = on[..] else { bail!("{name} is on {} hosts: {on:?}", on.len()) };
             ensure!(*host == record.cloud, "{name} is on {host}, the record says {}", record.cloud);
             ensure!(state == "serving", "{name} on {host} is {state}");
             ensure!(epoch.as_ref() == Some(&record.epoch), "{name} has epoch {epoch:?}, the record {}", record.epoch);
         }
-        Ok(())
+        Ok(if forgotten { Health::MoveForgotten } else { Health::Well })
     }
 
     /// Ends it and keeps what it left on disk, for people.

@@ -12,10 +12,10 @@ fn when_the_service_moves_all_is_sent_again_in_order() {
     let world = World::new();
     let mut gateway = world.following(1);
     let tickets: Vec<Ticket> =
-        (0..3).map(|_| gateway.handle_request(at(0), &world.lookup(), vec![]).unwrap()).collect();
+        (0..3).map(|_| gateway.handle_request(at(0), &world.lookup(), vec![], None).unwrap()).collect();
     settle(&mut gateway, at(0));
     gateway.handle_frame(at(1), host(1), &moved(&world.placement(at(1), 2, 2))).unwrap();
-    gateway.handle_request(at(1), &world.lookup(), vec![]).unwrap();
+    gateway.handle_request(at(1), &world.lookup(), vec![], None).unwrap();
     let effects = settle(&mut gateway, at(1));
     assert!(effects.contains(&Effect::Connect { host: host(2), addresses: vec![] }));
     assert!(effects.contains(&Effect::Disconnect { host: host(1) }));
@@ -39,7 +39,7 @@ fn when_the_service_moves_all_is_sent_again_in_order() {
 fn a_service_that_comes_back_is_another_epoch_on_the_same_stream() {
     let world = World::new();
     let mut gateway = world.following(1);
-    gateway.handle_request(at(0), &world.lookup(), vec![]).unwrap();
+    gateway.handle_request(at(0), &world.lookup(), vec![], None).unwrap();
     settle(&mut gateway, at(0));
     gateway.handle_gossip_placement(at(1), &world.placement(at(1), 3, 1)).unwrap();
     assert_eq!(frames(&settle(&mut gateway, at(1))), [(host(1), "Open"), (host(1), "Call")]);
@@ -49,7 +49,7 @@ fn a_service_that_comes_back_is_another_epoch_on_the_same_stream() {
 fn a_lost_stream_is_made_again_and_all_is_sent_again() {
     let world = World::new();
     let mut gateway = world.following(1);
-    gateway.handle_request(at(0), &world.lookup(), vec![]).unwrap();
+    gateway.handle_request(at(0), &world.lookup(), vec![], None).unwrap();
     settle(&mut gateway, at(0));
     gateway.handle_disconnected(at(10), host(1));
     assert_eq!(lookups(&settle(&mut gateway, at(10))), 1, "perhaps it has moved");
@@ -75,7 +75,7 @@ fn a_lost_stream_is_made_again_and_all_is_sent_again() {
 fn an_expired_placement_is_not_used() {
     let world = World::new();
     let mut gateway = world.following(1);
-    let ticket = gateway.handle_request(at(0), &world.lookup(), vec![]).unwrap();
+    let ticket = gateway.handle_request(at(0), &world.lookup(), vec![], None).unwrap();
     settle(&mut gateway, at(0));
     let end = (LEASE.0 + CLOCK_SKEW.0) / 1000;
     gateway.handle_timeout(at(end));
@@ -84,7 +84,7 @@ fn an_expired_placement_is_not_used() {
     let effects = settle(&mut gateway, at(end + 1));
     assert_eq!((effects.len(), lookups(&effects)), (1, 1));
     assert_eq!(gateway.rejects().get(Reject::Expired), 1);
-    gateway.handle_request(at(end + 1), &world.lookup(), vec![]).unwrap();
+    gateway.handle_request(at(end + 1), &world.lookup(), vec![], None).unwrap();
     assert_eq!(calls(&settle(&mut gateway, at(end + 1))), []);
 
     // Renewed: what was dropped is asked for again, and answered with the same bytes.
@@ -159,7 +159,7 @@ fn placements_that_do_not_count() {
 fn an_expired_placement_of_a_higher_epoch_ends_the_use_of_the_one_known() {
     let world = World::new();
     let mut gateway = world.following(1);
-    gateway.handle_request(at(0), &world.lookup(), vec![]).unwrap();
+    gateway.handle_request(at(0), &world.lookup(), vec![], None).unwrap();
     settle(&mut gateway, at(0));
     let now = at(20_000);
     let mut old = world.placement(at(0), 2, 2).unverified().unwrap();
@@ -180,7 +180,7 @@ fn a_host_that_does_not_have_it_yet_is_asked_again_soon() {
     let old_move = moved(&world.placement(at(0), 1, 1));
     let mut gateway = world.following(1);
     let unknown = world.refusal(&gateway, 1, Reject::UnknownService);
-    gateway.handle_request(at(0), &world.lookup(), vec![]).unwrap();
+    gateway.handle_request(at(0), &world.lookup(), vec![], None).unwrap();
     settle(&mut gateway, at(0));
     for (round, bytes) in [gone, old_move, unknown].into_iter().enumerate() {
         let start = round as u64 * 20_000 / 3;
@@ -267,16 +267,16 @@ fn a_service_that_does_not_exist_fails_what_waits_for_it() {
     let nothing = |lookup| Found { lookup, service: None, addresses: vec![] };
     let mut gateway = world.gateway();
     gateway.add_service(at(0), &world.lookup()).unwrap();
-    let ticket = gateway.handle_request(at(0), &world.lookup(), vec![]).unwrap();
+    let ticket = gateway.handle_request(at(0), &world.lookup(), vec![], None).unwrap();
     gateway.handle_found(at(1), world.id, &nothing(world.lookup())).unwrap();
     assert_eq!(failures(&settle(&mut gateway, at(1))), [(ticket, Failure::NoSuchService)]);
     assert_eq!(Failure::NoSuchService.status(), 404);
     // It may be registered later: a request asks again.
-    gateway.handle_request(at(1000), &world.lookup(), vec![]).unwrap();
+    gateway.handle_request(at(1000), &world.lookup(), vec![], None).unwrap();
     assert_eq!(lookups(&settle(&mut gateway, at(1000))), 1);
 
     let mut gateway = world.following(1);
-    let ticket = gateway.handle_request(at(0), &world.lookup(), vec![]).unwrap();
+    let ticket = gateway.handle_request(at(0), &world.lookup(), vec![], None).unwrap();
     settle(&mut gateway, at(0));
     gateway.handle_found(at(1), world.id, &nothing(Lookup::Id(world.service))).unwrap();
     let effects = settle(&mut gateway, at(1));
@@ -290,7 +290,7 @@ fn a_name_and_an_identifier_share_one_numbering() {
     let world = World::new();
     let mut gateway = world.following(1);
     gateway.add_service(at(0), &Lookup::Id(world.service)).unwrap();
-    gateway.handle_request(at(0), &world.lookup(), vec![]).unwrap();
-    gateway.handle_request(at(0), &Lookup::Id(world.service), vec![]).unwrap();
+    gateway.handle_request(at(0), &world.lookup(), vec![], None).unwrap();
+    gateway.handle_request(at(0), &Lookup::Id(world.service), vec![], None).unwrap();
     assert_eq!(calls(&settle(&mut gateway, at(0))), [(host(1), 1, 1), (host(1), 2, 1)]);
 }

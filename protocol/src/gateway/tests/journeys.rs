@@ -21,13 +21,15 @@ struct Service {
 struct Net {
     world: World,
     gateway: TestGateway,
-    journal: Vec<Entry>,
+    disk: Disk,
     now: u64,
     to_host: BTreeMap<HostId, VecDeque<ClientFrame>>,
     to_gateway: VecDeque<(HostId, ClientFrame)>,
     streams: BTreeSet<HostId>,
     service: Service,
     asked: BTreeMap<Ticket, Vec<u8>>,
+    /// Requests with a key, by number: their clients do not give up.
+    keyed: BTreeSet<usize>,
     answered: BTreeMap<Vec<u8>, Vec<u8>>,
     failed: Vec<(Vec<u8>, Failure)>,
 }
@@ -41,13 +43,14 @@ impl Net {
         let mut net = Self {
             world,
             gateway,
-            journal: vec![],
+            disk: Disk::default(),
             now: 0,
             to_host: BTreeMap::new(),
             to_gateway: VecDeque::new(),
             streams: BTreeSet::new(),
             service,
             asked: BTreeMap::new(),
+            keyed: BTreeSet::new(),
             answered: BTreeMap::new(),
             failed: vec![],
         };
@@ -58,11 +61,9 @@ impl Net {
     fn effects(&mut self) {
         while let Some(effect) = self.gateway.poll_effect() {
             let now = at(self.now);
+            self.disk.take(&effect);
             match effect {
-                Effect::Persist { seq, entry } => {
-                    self.journal.push(entry);
-                    self.gateway.handle_synced(now, seq);
-                }
+                Effect::Persist { .. } | Effect::Compact { .. } => {}
                 Effect::Connect { host, .. } => {
                     self.cut(host);
                     self.streams.insert(host);
@@ -80,7 +81,12 @@ impl Net {
                 }
                 Effect::Answer { ticket, response } => {
                     let request = self.asked.remove(&ticket).expect("answered once");
-                    assert_eq!(self.answered.insert(request, response), None);
+                    let before = self.answered.insert(request.clone(), response.clone());
+                    if request.starts_with(b"keyed") {
+                        assert!(before.is_none_or(|before| before == response), "the same answer to all");
+                    } else {
+                        assert_eq!(before, None);
+                    }
                 }
                 Effect::Fail { ticket, reason } => {
                     let request = self.asked.remove(&ticket).expect("answered once");
@@ -142,13 +148,34 @@ impl Net {
 
     fn request(&mut self, name: usize) {
         let request = format!("request {name}").into_bytes();
-        let ticket = self.gateway.handle_request(at(self.now), &self.world.lookup(), request.clone()).unwrap();
+        let ticket = self.gateway.handle_request(at(self.now), &self.world.lookup(), request.clone(), None).unwrap();
         self.asked.insert(ticket, request);
+    }
+
+    fn request_keyed(&mut self, name: usize) {
+        let request = format!("keyed {name}").into_bytes();
+        let key = Some(key(&format!("{name}")));
+        let ticket = self.gateway.handle_request(at(self.now), &self.world.lookup(), request.clone(), key).unwrap();
+        self.asked.insert(ticket, request);
+        self.keyed.insert(name);
+    }
+
+    fn sync(&mut self) {
+        let seq = self.disk.sync();
+        self.gateway.handle_synced(at(self.now), seq);
     }
 
     fn step(&mut self, event: &Event, number: usize) {
         match event {
             Event::Request => self.request(number),
+            Event::Keyed => self.request_keyed(number),
+            Event::Again(which) => {
+                if let Some(name) = self.keyed.iter().cycle().nth(*which).copied() {
+                    self.request_keyed(name);
+                }
+            }
+            Event::Sync => self.sync(),
+            Event::Compact => self.gateway.compact_if(u64::MAX - 1),
             Event::Serve(on) => self.serve(host(*on)),
             Event::Deliver => self.deliver(),
             Event::Pass(millis) => {
@@ -174,12 +201,13 @@ impl Net {
                     self.gateway.handle_disconnected(at(self.now), host(*on));
                 }
             }
-            Event::Restart => {
-                let last = self.journal.len() as u64;
+            Event::Restart(written) => {
+                self.disk.crash(*written);
                 self.streams.clear();
                 self.to_host.clear();
                 self.to_gateway.clear();
-                self.gateway = Gateway::new(self.world.config(), &self.journal, last, &mut FixedRng(99));
+                self.gateway =
+                    Gateway::new(self.world.config(), &self.disk.entries, self.disk.last, &mut FixedRng(self.now));
                 self.gateway.add_service(at(self.now), &self.world.lookup()).unwrap();
                 // Their clients learn nothing: without a key of theirs, the outcome is unknown.
                 self.asked.clear();
@@ -193,6 +221,7 @@ impl Net {
         self.service.frozen = false;
         for _ in 0..400 {
             self.now += 50;
+            self.sync();
             self.gateway.handle_timeout(at(self.now));
             self.effects();
             for on in 1..=3 {
@@ -211,6 +240,11 @@ impl Net {
 #[derive(Clone, Debug)]
 enum Event {
     Request,
+    Keyed,
+    /// The same as one before.
+    Again(usize),
+    Sync,
+    Compact,
     Serve(u8),
     Deliver,
     Pass(u64),
@@ -219,12 +253,17 @@ enum Event {
     Move(u8),
     Gossip,
     Cut(u8),
-    Restart,
+    /// Of what was not synced, so much is on disk all the same.
+    Restart(usize),
 }
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        6 => Just(Event::Request),
+        4 => Just(Event::Request),
+        4 => Just(Event::Keyed),
+        2 => (0..64usize).prop_map(Event::Again),
+        6 => Just(Event::Sync),
+        1 => Just(Event::Compact),
         8 => (1..=3u8).prop_map(Event::Serve),
         6 => Just(Event::Deliver),
         3 => (1..3000u64).prop_map(Event::Pass),
@@ -233,7 +272,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (1..=3u8).prop_map(Event::Move),
         1 => Just(Event::Gossip),
         2 => (1..=3u8).prop_map(Event::Cut),
-        1 => Just(Event::Restart),
+        1 => (0..4usize).prop_map(Event::Restart),
     ]
 }
 
@@ -248,8 +287,18 @@ proptest! {
             net.step(event, number);
         }
         net.heal();
+        // Those whose gateway died, and those that it told to come again.
+        for name in net.keyed.clone() {
+            net.request_keyed(name);
+        }
+        net.heal();
+        for name in &net.keyed {
+            let request = format!("keyed {name}").into_bytes();
+            prop_assert!(net.answered.contains_key(&request), "{} is answered", name);
+        }
         prop_assert_eq!(&net.asked, &BTreeMap::new(), "all are answered");
-        prop_assert!(net.failed.iter().all(|(_, reason)| *reason == Failure::Timeout), "{:?}", net.failed);
+        let late = [Failure::Timeout, Failure::StillTrying];
+        prop_assert!(net.failed.iter().all(|(_, reason)| late.contains(reason)), "{:?}", net.failed);
         for (request, response) in &net.answered {
             prop_assert_eq!(net.service.executed.get(request), Some(response));
         }

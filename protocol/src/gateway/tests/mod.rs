@@ -1,5 +1,7 @@
 //! A gateway among hosts that exist only here.
 
+use std::collections::BTreeSet;
+
 use super::{messages::*, *};
 use crate::{
     ids::{Digest, Epoch, HostId, MigrationId, OwnerKey, PlacementKey, RegistryId, ServiceId},
@@ -19,7 +21,9 @@ use crate::{
 mod exchange;
 mod following;
 mod journeys;
+mod keyed;
 mod probing;
+mod synced;
 
 type TestGateway = Gateway<Dalek, Strict>;
 
@@ -175,11 +179,62 @@ impl World {
     }
 }
 
+/// A journal: what is on disk, and what is on its way there.
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    entries: Vec<(u64, Entry)>,
+    last: u64,
+    queue: Vec<Effect>,
+}
+
+impl Disk {
+    /// Queues what the effect says, if it is about the journal.
+    fn take(&mut self, effect: &Effect) {
+        if let Effect::Persist { seq, entry } | Effect::Compact { seq, entry, .. } = effect {
+            let bytes = crate::wire::encode(entry);
+            assert_eq!(crate::wire::decode::<Entry>(&bytes).as_ref(), Ok(entry));
+            assert_eq!(*seq, self.last + self.queue.len() as u64 + 1, "without gaps");
+            self.queue.push(effect.clone());
+        }
+    }
+
+    /// Writes what is queued.
+    fn sync(&mut self) -> u64 {
+        for effect in std::mem::take(&mut self.queue) {
+            if let Effect::Compact { keep, .. } = &effect {
+                let known: BTreeSet<u64> = self.entries.iter().map(|(number, _)| *number).collect();
+                assert!(keep.is_subset(&known), "{keep:?} of {known:?}");
+                self.entries.retain(|(number, _)| keep.contains(number));
+            }
+            if let Effect::Persist { seq, entry } | Effect::Compact { seq, entry, .. } = effect {
+                self.last = seq;
+                self.entries.push((seq, entry));
+            }
+        }
+        self.last
+    }
+
+    /// Of what was queued, so much was written before the end, though nobody was told.
+    fn crash(&mut self, written: usize) {
+        self.queue.truncate(written);
+        self.sync();
+    }
+}
+
+fn key(text: &str) -> IdempotencyKey {
+    IdempotencyKey::try_from(text.to_owned()).unwrap()
+}
+
+/// All effects there are, with nothing synced.
+fn drain<G: crate::reject::Guards>(gateway: &mut Gateway<Dalek, G>) -> Vec<Effect> {
+    std::iter::from_fn(|| gateway.poll_effect()).collect()
+}
+
 /// All effects, with every journal entry synced as soon as it is seen.
 fn settle(gateway: &mut TestGateway, now: Now) -> Vec<Effect> {
     let mut effects = vec![];
     while let Some(effect) = gateway.poll_effect() {
-        if let Effect::Persist { seq, .. } = &effect {
+        if let Effect::Persist { seq, .. } | Effect::Compact { seq, .. } = &effect {
             gateway.handle_synced(now, *seq);
         }
         effects.push(effect);

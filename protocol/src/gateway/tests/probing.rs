@@ -53,8 +53,8 @@ fn the_hosting_host_is_told_what_was_measured_once_a_second() {
     for on in [2, 3] {
         gateway.handle_gossip_advert(at(0), &advert(&world, at(0), on, 0)).unwrap();
     }
-    gateway.handle_request(at(10), &world.lookup(), vec![]).unwrap();
-    gateway.handle_request(at(20), &world.lookup(), vec![]).unwrap();
+    gateway.handle_request(at(10), &world.lookup(), vec![], None).unwrap();
+    gateway.handle_request(at(20), &world.lookup(), vec![], None).unwrap();
     for (on, rtt) in [(1, 80), (2, 40), (3, 20), (9, 1)] {
         gateway.record_rtt(at(500), host(on), Micros::from_millis(rtt));
     }
@@ -81,7 +81,7 @@ fn the_hosting_host_is_told_what_was_measured_once_a_second() {
 fn a_host_is_told_once_which_responses_have_come() {
     let world = World::new();
     let mut gateway = world.following(1);
-    gateway.handle_request(at(10), &world.lookup(), vec![]).unwrap();
+    gateway.handle_request(at(10), &world.lookup(), vec![], None).unwrap();
     settle(&mut gateway, at(10));
     gateway.handle_timeout(at(1000));
     assert_eq!(reports(settle(&mut gateway, at(1000))), [], "nothing new since the call");
@@ -115,7 +115,7 @@ fn probes_go_to_the_hosting_host_the_nearest_and_the_unexplored() {
     assert_eq!(gateway.rtt(at(1), last), Some(Micros::from_millis(1)));
     assert_ne!(gateway.coordinate(), Coordinate::default());
     // Round by round, everyone is explored.
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for round in 0..10 {
         for (target, _) in gateway.probe_targets(at(2 + round)) {
             seen.insert(target);
