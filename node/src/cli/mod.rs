@@ -43,7 +43,7 @@ pub(crate) fn run(
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match execute(cli, connector, witness) {
+    match execute(cli, Given { connector, witness }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
@@ -53,9 +53,13 @@ pub(crate) fn run(
 struct Context {
     dir: StateDir,
     json: bool,
-    /// Through which a node dials.
+}
+
+/// What is given to a node beside its directory.
+struct Given {
+    /// Through which it dials.
     connector: Arc<dyn Connector>,
-    /// Who watches a node.
+    /// Who watches it.
     witness: Option<Arc<dyn Witness>>,
 }
 
@@ -64,8 +68,8 @@ fn state_dir(dir: Option<PathBuf>) -> StateDir {
     StateDir::new(named.unwrap_or_else(|| PathBuf::from("wayfare-node")))
 }
 
-fn execute(cli: Cli, connector: Arc<dyn Connector>, witness: Option<Arc<dyn Witness>>) -> Result<(), Failure> {
-    let context = Context { dir: state_dir(cli.dir), json: cli.json, connector, witness };
+fn execute(cli: Cli, given: Given) -> Result<(), Failure> {
+    let context = Context { dir: state_dir(cli.dir), json: cli.json };
     if let Command::Init(args) = cli.command {
         return setup::init(&context, args);
     }
@@ -75,15 +79,15 @@ fn execute(cli: Cli, connector: Arc<dyn Connector>, witness: Option<Arc<dyn Witn
     };
     let runtime =
         builder.enable_all().build().map_err(|error| Failure::other(format!("no threads or timers: {error}")))?;
-    let result = runtime.block_on(command(&context, cli.command));
+    let result = runtime.block_on(command(&context, cli.command, given));
     runtime.shutdown_timeout(LINGER);
     result
 }
 
-async fn command(context: &Context, command: Command) -> Result<(), Failure> {
+async fn command(context: &Context, command: Command, given: Given) -> Result<(), Failure> {
     match command {
         Command::Init(args) => setup::init(context, args),
-        Command::Run(args) => setup::run(context, args).await,
+        Command::Run(args) => setup::run(context, args, given).await,
         Command::Deploy(args) => deploy::deploy(context, args).await,
         Command::Clouds => show::clouds(context).await,
         Command::Services => show::services(context).await,

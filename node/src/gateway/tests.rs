@@ -155,7 +155,8 @@ impl Peer {
             }
             ClientFrame::Call(call) => {
                 let (client, sequence) = (call.client, call.sequence);
-                match sessions.admit(client, sequence, call.hash, call.acked_below) {
+                match sessions.admit::<wayfare_protocol::reject::Strict>(client, sequence, call.hash, call.acked_below)
+                {
                     Ok(Admit::Execute) => {
                         *count += 1;
                         let response = format!("HTTP/1.1 200 OK\r\n\r\ncount {count}").into_bytes();
@@ -211,6 +212,7 @@ impl Running {
             services: vec![(Lookup::Name("counter".to_owned()), "127.0.0.1:0".parse().unwrap())],
             probe_interval: Duration::from_secs(60),
             dir: dir.to_owned(),
+            witness: None,
         };
         let handle = start(parts, &tracker, stop.clone()).await.unwrap();
         Self { handle, tracker, stop }

@@ -142,8 +142,16 @@ impl World {
             pace: Duration::from_millis(40),
             try_within: Duration::from_secs(15),
         });
-        let mut world =
-            Self { processes, points, _points_dir: points_dir, proxies, spare, deployed: Vec::new(), user: Some(user) };
+        let mut world = Self {
+            processes,
+            points,
+            _points_dir: points_dir,
+            proxies,
+            spare,
+            deployed: Vec::new(),
+            user: Some(user),
+            forgotten: 0,
+        };
         world.processes.meet(WELL_WITHIN).await?;
         world.move_on(HOME, CLOUDS[0]).await?;
         world.well().await?;
