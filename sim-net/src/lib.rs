@@ -26,6 +26,7 @@ pub mod mesh;
 pub mod moves;
 pub mod processes;
 pub mod rng;
+pub mod soak;
 pub mod scale;
 
 /// The `wayfare-sim` binary: reads the arguments of the process and does what they say.

@@ -32,7 +32,7 @@ pub const DIR_VARIABLE: &str = "WAYFARE_FAILPOINTS";
 /// How often the directory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 /// How long bytes on their way out are given to leave.
-const LEAVE: Duration = Duration::from_millis(25);
+const LEAVE: Duration = Duration::from_millis(40);
 /// How long the harness may take to cut a process off.
 const CUT_WITHIN: Duration = Duration::from_secs(10);
 

@@ -155,7 +155,7 @@ impl Peer {
             }
             ClientFrame::Call(call) => {
                 let (client, sequence) = (call.client, call.sequence);
-                match sessions.admit::<wayfare_protocol::reject::Strict>(client, sequence, call.hash, call.acked_below)
+                match sessions.admit::<Strict>(client, sequence, call.hash, call.acked_below)
                 {
                     Ok(Admit::Execute) => {
                         *count += 1;

@@ -16,12 +16,12 @@ use wayfare_node::api::{
     client::{Client, ClientError},
     shapes,
 };
-use wayfare_registry::view::{JoinTokenView, ServiceView};
+use wayfare_registry::view::{JoinTokenView, ServiceView, StatsView};
 
 use super::{Process, child::run_command};
 
 /// The Registry's name among the processes.
-pub(crate) const REGISTRY: &str = "registry";
+pub const REGISTRY: &str = "registry";
 /// How often something that is waited for is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long an answer of a control API may take: a process may be stopped.
@@ -75,6 +75,18 @@ pub struct Setup {
     pub environment: Vec<(OsString, OsString)>,
     /// What the processes log, as in `RUST_LOG`.
     pub log: String,
+    /// How the directory's name begins.
+    pub prefix: String,
+}
+
+/// How services are on a mesh in which everybody runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// As they should be.
+    Well,
+    /// As they should be, but that the Registry waits for the end of a move of which no host knows any more: its source died, or
+    /// gave up, before it had consented. The next move ends it.
+    MoveForgotten,
 }
 
 /// What a process does.
@@ -159,7 +171,7 @@ impl Processes {
     /// # Errors
     /// It does not start.
     pub async fn start(setup: Setup) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("wayfare-").tempdir().context("no temporary directory")?;
+        let dir = tempfile::Builder::new().prefix(&setup.prefix).tempdir().context("no temporary directory")?;
         let registry = dir.path().join(REGISTRY);
         let mut init = Command::new(&setup.programs.registry);
         init.args(["init", "--listen"]).arg(setup.listen.to_string()).arg("--dir").arg(&registry);
@@ -240,6 +252,11 @@ impl Processes {
     /// There is none of this name.
     pub fn dir_of(&self, name: &str) -> anyhow::Result<&Path> {
         Ok(&self.member(name)?.dir)
+    }
+
+    /// Whether a process runs.
+    pub fn is_running(&mut self, name: &str) -> bool {
+        self.process(name).is_ok_and(Process::is_running)
     }
 
     /// A process, if it was started.
@@ -324,6 +341,44 @@ impl Processes {
     /// It does not answer.
     pub async fn clouds(&self, host: &str) -> anyhow::Result<Vec<shapes::Cloud>> {
         self.ask(host, &["clouds"]).await
+    }
+
+    /// Whether each of `services` is served by one host and no other has it, the record names that host, and no host has an
+    /// attempt that is not decided.
+    ///
+    /// # Errors
+    /// What is not so, or who does not answer.
+    pub async fn health(&self, services: &[&str]) -> anyhow::Result<Health> {
+        let placements = self.placements().await?;
+        let (mut found, mut forgotten) = (Vec::new(), false);
+        for host in self.hosts() {
+            for service in self.services(&host).await? {
+                found.push((service.name, host.clone(), service.state, service.epoch));
+            }
+            let migrations = self.migrations(&host).await?;
+            if let Some(open) = migrations.iter().find(|migration| migration.outcome == shapes::Outcome::Running) {
+                bail!("{host} has a migration that is not decided: {open:?}");
+            }
+        }
+        for name in services {
+            let record = placements.iter().find(|view| view.name == *name);
+            let record = record.with_context(|| format!("there is no record of {name}"))?;
+            forgotten |= record.moving;
+            let on: Vec<_> = found.iter().filter(|(service, ..)| service == name).collect();
+            let [(_, host, state, epoch)] = on[..] else { bail!("{name} is on {} hosts: {on:?}", on.len()) };
+            ensure!(*host == record.cloud, "{name} is on {host}, the record says {}", record.cloud);
+            ensure!(state == "serving", "{name} on {host} is {state}");
+            ensure!(epoch.as_ref() == Some(&record.epoch), "{name} has epoch {epoch:?}, the record {}", record.epoch);
+        }
+        Ok(if forgotten { Health::MoveForgotten } else { Health::Well })
+    }
+
+    /// Every cloud's record as a target of moves.
+    ///
+    /// # Errors
+    /// The Registry does not answer.
+    pub async fn stats(&self) -> anyhow::Result<StatsView> {
+        self.ask(REGISTRY, &["stats"]).await
     }
 
     /// Asks `host` to move a service away, through its control API, and does not wait for the end.

@@ -10,6 +10,6 @@ mod ports;
 mod user;
 
 pub use child::{Process, run_command};
-pub use mesh::{Joining, Kind, Processes, Programs, Setup};
+pub use mesh::{Health, Joining, Kind, Processes, Programs, REGISTRY, Setup};
 pub use ports::free_address;
 pub use user::{Audit, User, UserConfig, UserStats};

@@ -40,6 +40,8 @@ pub(crate) enum Scene {
     Serving,
     /// The service moves.
     Move,
+    /// The service moves, with so much state that the target acknowledges a part before the end.
+    LargeMove,
     /// The target dies before it has answered (7): the source gives the move up.
     TargetDies,
     /// The source dies as it begins to send its state: the target gives up.
@@ -63,6 +65,7 @@ impl Scene {
         match self {
             Self::Serving => "serving",
             Self::Move => "move",
+            Self::LargeMove => "move of megabytes",
             Self::TargetDies => "move whose target dies",
             Self::SourceDies => "move whose source dies",
             Self::Reclaimed => "move that is reclaimed",
@@ -123,7 +126,7 @@ pub(crate) const STEPS: &[Step] = &[
     step(Victim::Target, Scene::Move, "5", Entry("KeyMade")),
     step(Victim::Target, Scene::Move, "5", Message("VerifyService")),
     step(Victim::Target, Scene::Move, "7", Message("Response")),
-    step(Victim::Target, Scene::Move, "8, records", Message("RecordsAcked")),
+    step(Victim::Target, Scene::LargeMove, "8, records", Message("RecordsAcked")),
     step(Victim::Target, Scene::Move, "9 and 10", Entry("Held")),
     step(Victim::Target, Scene::Move, "9", Message("TransferAck")),
     step(Victim::Target, Scene::Move, "10", Message("Complete")),

@@ -30,7 +30,7 @@ const SHARE_VARIABLE: &str = "WAYFARE_CRASHES";
 const WORLDS_VARIABLE: &str = "WAYFARE_WORLDS";
 const WORLDS: usize = 6;
 /// After so many failures no further case is begun.
-const FAILURES_MAX: usize = 8;
+const FAILURES_MAX: usize = 20;
 /// How long one case may take.
 const CASE_WITHIN: Duration = Duration::from_secs(240);
 

@@ -3,12 +3,12 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use sim_net::processes::run_command;
+use sim_net::processes::{REGISTRY, run_command};
 use wayfare_tests::failpoint::{Action, Moment, Point};
 
 use crate::{
     cases::{Case, Scene, Victim},
-    world::{ANSWER_WITHIN, GATEWAY, HOME, KV, REGISTRY, SERVICE, World, until},
+    world::{ANSWER_WITHIN, GATEWAY, HOME, KV, SERVICE, World, until},
 };
 
 /// How long it may take until a host has given a move up or got its service back.
@@ -49,6 +49,12 @@ impl Parties {
                 world.arm(victim, point).await?;
                 self.fail(world, case).await?;
             }
+            Scene::LargeMove => {
+                world.enlarge().await?;
+                world.arm(victim, point).await?;
+                self.move_until(world, victim).await?;
+                self.fail(world, case).await?;
+            }
             Scene::Move => {
                 world.arm(victim, point).await?;
                 self.move_until(world, victim).await?;
@@ -87,6 +93,7 @@ impl Parties {
                 world.arm(source, &kill(Moment::AfterSend, "Transfer")).await?;
                 self.move_until(world, source).await?;
                 world.died(source).await?;
+                self.target_has_it(world).await?;
                 self.return_of(world, source, case).await?;
             }
             Scene::GatewayReturns => {
@@ -121,6 +128,15 @@ impl Parties {
         world.arm(&self.victim, point).await?;
         self.move_until(world, other).await?;
         world.died(other).await
+    }
+
+    async fn target_has_it(&self, world: &World) -> anyhow::Result<()> {
+        let begun = std::time::Instant::now();
+        while world.source_and_target().await?.0 != self.target {
+            ensure!(begun.elapsed() < GIVEN_UP_WITHIN, "the consent did not make {} the host of record", self.target);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     async fn source_serves_again(&self, world: &World) -> anyhow::Result<()> {

@@ -11,15 +11,17 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::Signal;
-use sim_net::processes::{Joining, Kind, Process, Processes, Programs, Setup, User, UserConfig, free_address};
+use sim_net::processes::{Health, Joining, Kind, Process, Processes, Programs, REGISTRY, Setup, User, UserConfig, free_address};
 use tempfile::TempDir;
-use wayfare_node::api::shapes::Outcome;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use wayfare_tests::{
     failpoint::{Action, DIR_VARIABLE, Files, Point},
     gate::Proxy,
 };
 
-pub(crate) const REGISTRY: &str = "registry";
 pub(crate) const HOME: &str = "home";
 pub(crate) const GATEWAY: &str = "edge";
 const CLOUDS: [&str; 2] = ["alpha", "beta"];
@@ -40,19 +42,11 @@ const WELL_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// For how long a move is in nobody's mind but the Registry's before it counts as forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(1);
+/// Megabytes of a large service: in more records than a target takes without a word.
+const BALLAST: usize = 6;
 /// Requests at a time.
 const WORKERS: u64 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-/// How a mesh is in which everybody runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Health {
-    /// As it should be.
-    Well,
-    /// As it should be, but that the Registry waits for the end of a move of which no host knows any more: its source died, or
-    /// gave up, before it had consented. The next move ends it.
-    MoveForgotten,
-}
 
 /// The mesh under test.
 pub(crate) struct World {
@@ -66,6 +60,9 @@ pub(crate) struct World {
     pub(crate) user: Option<User>,
     /// Moves that ended only with the next one.
     pub(crate) forgotten: usize,
+    /// Where the service's clients come in.
+    ingress: SocketAddr,
+    ballast: usize,
 }
 
 /// Looks until something is so.
@@ -102,6 +99,7 @@ impl World {
             announce: Some(front),
             environment: environment(REGISTRY)?,
             log: std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()),
+            prefix: "wayfare-crashes-".to_owned(),
         };
         let mut processes = Processes::start(setup).await?;
         let home = (HOME, Kind::Home);
@@ -151,6 +149,8 @@ impl World {
             deployed: Vec::new(),
             user: Some(user),
             forgotten: 0,
+            ingress,
+            ballast: 0,
         };
         world.processes.meet(WELL_WITHIN).await?;
         world.move_on(HOME, CLOUDS[0]).await?;
@@ -268,6 +268,22 @@ impl World {
         }
     }
 
+    /// Makes the service's state several megabytes large, once.
+    pub(crate) async fn enlarge(&mut self) -> anyhow::Result<()> {
+        for number in self.ballast..BALLAST {
+            let mut stream = TcpStream::connect(self.ingress).await?;
+            let head = format!("PUT /k/ballast-{number} HTTP/1.1\r\nhost: kv\r\nconnection: close\r\n");
+            let body = vec![b'a' + number as u8; 1 << 20];
+            stream.write_all(format!("{head}content-length: {}\r\n\r\n", body.len()).as_bytes()).await?;
+            stream.write_all(&body).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            ensure!(answer.starts_with("HTTP/1.1 2"), "the service does not take its ballast: {answer}");
+            self.ballast = number + 1;
+        }
+        Ok(())
+    }
+
     /// A service to deploy.
     pub(crate) fn next_spare(&mut self) -> anyhow::Result<String> {
         let spare = self.spare.pop().context("no spare service is left")?;
@@ -302,29 +318,9 @@ impl World {
     }
 
     async fn is_well(&self) -> anyhow::Result<Health> {
-        let placements = self.processes.placements().await?;
-        let expected = std::iter::once(SERVICE).chain(self.deployed.iter().map(|(name, _)| name.as_str()));
-        let (mut found, mut forgotten) = (Vec::new(), false);
-        for host in self.processes.hosts() {
-            for service in self.processes.services(&host).await? {
-                found.push((service.name, host.clone(), service.state, service.epoch));
-            }
-            let migrations = self.processes.migrations(&host).await?;
-            if let Some(open) = migrations.iter().find(|migration| migration.outcome == Outcome::Running) {
-                bail!("{host} has a migration that is not decided: {open:?}");
-            }
-        }
-        for name in expected {
-            let record = placements.iter().find(|view| view.name == name);
-            let record = record.with_context(|| format!("there is no record of {name}"))?;
-            forgotten |= record.moving;
-            let on: Vec<_> = found.iter().filter(|(service, ..)| service == name).collect();
-            let [(_, host, state, epoch)] = on[..] else { bail!("{name} is on {} hosts: {on:?}", on.len()) };
-            ensure!(*host == record.cloud, "{name} is on {host}, the record says {}", record.cloud);
-            ensure!(state == "serving", "{name} on {host} is {state}");
-            ensure!(epoch.as_ref() == Some(&record.epoch), "{name} has epoch {epoch:?}, the record {}", record.epoch);
-        }
-        Ok(if forgotten { Health::MoveForgotten } else { Health::Well })
+        let deployed = self.deployed.iter().map(|(name, _)| name.as_str());
+        let services: Vec<&str> = std::iter::once(SERVICE).chain(deployed).collect();
+        self.processes.health(&services).await
     }
 
     /// Ends it and keeps what it left on disk, for people.

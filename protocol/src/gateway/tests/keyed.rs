@@ -117,7 +117,7 @@ impl<G: Guards> Stage<G> {
         let mut replies = vec![];
         for call in std::mem::take(&mut self.to_host) {
             let Call { service, client, sequence, hash, acked_below, request } = call;
-            let frame = match self.sessions.admit::<crate::reject::Strict>(client, sequence, hash, acked_below) {
+            let frame = match self.sessions.admit::<Strict>(client, sequence, hash, acked_below) {
                 Ok(Admit::Execute) => {
                     self.executed.push(request);
                     let response = format!("{}", self.executed.len()).into_bytes();
