@@ -115,6 +115,21 @@ pub const HOSTS_MAX: usize = 100_000;
 /// Registered services at one Registry. More: refused.
 pub const REGISTERED_MAX: usize = 100_000;
 
+/// Bytes of what a host shows a restored Registry in one part, and of the manifests that go with it. More: another part.
+pub const SHOWN_BYTES_MAX: usize = 24 * 1024;
+/// Parts in which a host shows what it has. More: rejected.
+pub const SHOWN_PARTS_MAX: u32 = 4096;
+/// How long a restored Registry, which gives leases of this length, decides nothing: the longest lease that it may have given
+/// and forgotten.
+pub const fn recovery_window(lease: Micros) -> Micros {
+    Micros(lease_counted(lease).0.saturating_add(CLOCK_SKEW.0))
+}
+
+/// How often a restored Registry asks one host to show what it has.
+pub const SHOW_INTERVAL: Micros = Micros::from_secs(5);
+/// How often, once the window is over, it asks the hosts that services still wait for.
+pub const SHOW_INTERVAL_LATER: Micros = Micros::from_secs(60);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -89,6 +89,7 @@ rejections! {
     NoResources => "no_resources", "the resources asked for are not there";
     TooManyHalfOpen => "too_many_half_open", "too many unfinished migrations";
     Full => "full", "a table is at its limit";
+    Recovering => "recovering", "the registry was restored from a backup and has not heard yet what the hosts know";
     Cordoned => "cordoned", "the host takes no services now";
     SelfMove => "self_move", "the service is there already";
     BadToken => "bad_token", "the join token is unknown, used or expired";

@@ -288,7 +288,7 @@ impl World {
         while let Some(effect) = self.registry.poll_effect() {
             match effect {
                 registry::Effect::Persist { seq, .. } => self.registry.handle_synced(seq),
-                registry::Effect::Reply { to, frame } => {
+                registry::Effect::Reply { to, frame } | registry::Effect::Ask { to, frame, .. } => {
                     self.wires.push_back(Message::Registry { from: registry, to, frame });
                 }
                 registry::Effect::Event(_) => {}

@@ -21,7 +21,7 @@ use wayfare_protocol::trust::{Anchor, Role};
 
 use crate::{
     handle::{Handle, HandleError},
-    view::JoinTokenView,
+    view::{BackupView, JoinTokenView},
 };
 
 /// Longest body of a request.
@@ -67,6 +67,14 @@ pub(crate) struct RevokeRequest {
     pub(crate) target: String,
 }
 
+/// Body of `POST /v1/backup`: an absolute path on the Registry's machine.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BackupRequest {
+    pub(crate) file: PathBuf,
+    pub(crate) force: bool,
+}
+
 /// Body of every error.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ErrorBody {
@@ -84,7 +92,7 @@ impl IntoResponse for ApiError {
 impl From<HandleError> for ApiError {
     fn from(error: HandleError) -> Self {
         let status = match error {
-            HandleError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            HandleError::Refused(_) | HandleError::Backup(_) => StatusCode::UNPROCESSABLE_ENTITY,
             HandleError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self(status, error.to_string())
@@ -140,6 +148,8 @@ fn router(shared: Shared) -> Router {
         .route("/v1/status", get(async |State(shared): State<Shared>| Json(shared.status)))
         .route("/v1/join-tokens", post(join_token))
         .route("/v1/revoke", post(revoke))
+        .route("/v1/backup", post(backup))
+        .route("/v1/recovery", get(async |State(shared): State<Shared>| answer(shared.handle.recovery().await)))
         .route("/v1/enrolled", get(async |State(shared): State<Shared>| answer(shared.handle.enrolled().await)))
         .route("/v1/placements", get(async |State(shared): State<Shared>| answer(shared.handle.placements().await)))
         .route("/v1/stats", get(async |State(shared): State<Shared>| answer(shared.handle.stats().await)))
@@ -173,4 +183,14 @@ async fn revoke(
 ) -> Result<Json<RevokeRequest>, ApiError> {
     shared.handle.revoke(&request.target).await?;
     Ok(Json(request))
+}
+
+async fn backup(
+    State(shared): State<Shared>,
+    Json(request): Json<BackupRequest>,
+) -> Result<Json<BackupView>, ApiError> {
+    if !request.file.is_absolute() {
+        return Err(ApiError(StatusCode::UNPROCESSABLE_ENTITY, "`file` must be an absolute path".to_owned()));
+    }
+    answer(shared.handle.backup(&request.file, request.force).await)
 }

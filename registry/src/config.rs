@@ -11,6 +11,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use wayfare_protocol::suite::Suite as _;
 use wayfare_protocol::{
+    ids::RegistryId,
     limits::{ADDRESSES_MAX, LEASE, LEASE_MAX, LEASE_MIN, TEXT_BYTES_MAX},
     suite::{Dalek, Secret, fresh_secret},
     time::Micros,
@@ -285,6 +286,11 @@ impl StateDir {
 }
 
 impl Config {
+    /// The Registry's name, which is derived from its key.
+    pub fn id(&self) -> RegistryId {
+        registry_id(&Dalek::public_key(&self.secret))
+    }
+
     /// A Registry within this process: on a free port of the loopback, records in memory, no files, no socket.
     pub fn in_process(secret: Secret) -> Self {
         Self {

@@ -3,7 +3,7 @@
 //! Frames and commands go into the machine one by one; its effects are carried out in order. The thread commits all
 //! batches that have come meanwhile in one go, so that many requests share a sync.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -12,8 +12,9 @@ use wayfare_net::{Incoming, Pool, PoolEvent, Watched};
 use wayfare_protocol::{
     ids::HostId,
     migration::messages::{Answer as Decided, RegistryFrame},
-    registry::{Effect, Event, StoreOp, is_violation},
+    registry::{Effect, Event, RecoveryView, StoreOp, is_violation},
     reject::Reject,
+    time::Micros,
     wire::Frame as _,
 };
 
@@ -99,7 +100,9 @@ impl Driver {
         mut commands: mpsc::Receiver<Command>,
         shutdown: CancellationToken,
     ) {
+        self.report_recovery();
         loop {
+            let timer = self.machine.poll_timeout().map(|at| Duration::from_micros(at.since(clock::now().mono).0));
             // Every branch is cancel safe: it only receives.
             let result = tokio::select! {
                 biased;
@@ -108,6 +111,11 @@ impl Driver {
                     Ok(()) => self.handle_progress(),
                     Err(_) => Err(StoreLost),
                 },
+                // Only a registry that was restored from a backup has timers.
+                () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => {
+                    self.machine.handle_timeout(clock::now(), &mut clock::entropy());
+                    Ok(())
+                }
                 Some(command) = commands.recv() => self.handle_command(command),
                 // Before the frames: who floods the one must not keep others from opening the other.
                 Some(stream) = incoming.recv() => {
@@ -196,13 +204,34 @@ impl Driver {
                     debug!(peer = %to, message = frame.name(), "answered");
                     self.watched.send(name(&frame), || self.pool.send(to, &[], frame.to_bytes().into()));
                 }
+                Effect::Ask { to, addresses, frame } => {
+                    debug!(peer = %to, message = frame.name(), "asked");
+                    self.watched.send(name(&frame), || self.pool.send(to, &addresses, frame.to_bytes().into()));
+                }
                 Effect::Event(event) => {
                     self.watched.written(event.name());
                     log(&event);
+                    if matches!(event, Event::WindowOver { .. } | Event::Resumed { .. }) {
+                        self.report_recovery();
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// The state of recovery, for whoever reads the log.
+    fn report_recovery(&self) {
+        let Some(view) = self.machine.recovery(clock::now()) else { return };
+        let RecoveryView { services, resumed, suspended, window_left, .. } = view;
+        if window_left > Micros::ZERO {
+            let seconds = window_left.as_secs_f64().ceil();
+            info!(
+                "restored from a backup: {services} services; nothing is decided for {seconds} s, until the longest lease has ended"
+            );
+        } else {
+            info!("restored from a backup: {services} services, {resumed} resumed, {suspended} wait");
+        }
     }
 }
 
@@ -252,6 +281,39 @@ fn log(event: &Event) {
         Event::Released { ids } => {
             info!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, "released");
         }
+        Event::Adopted { placement } => match placement.unverified() {
+            Ok(placement) => info!(
+                service = %placement.service,
+                migration = %placement.mig,
+                epoch = %placement.epoch,
+                host = %placement.host,
+                "adopted: decided after the backup"
+            ),
+            Err(reject) => warn!(%reject, "adopted"),
+        },
+        Event::Resumed { service, epoch, host } => {
+            info!(service = %service, epoch = %epoch, host = %host, "resumed");
+        }
+        Event::WindowOver { services, waiting } => {
+            if *waiting > 0 {
+                warn!(
+                    services,
+                    waiting,
+                    "services wait for their hosts: `wayfare-registry placements` says for which; a host that is gone for ever \
+                     needs its owner's order"
+                );
+            }
+        }
+        Event::Contradicted { placement, by } => match placement.unverified() {
+            Ok(placement) => tracing::error!(
+                service = %placement.service,
+                epoch = %placement.epoch,
+                host = %placement.host,
+                shown_by = %by,
+                "a genuine placement contradicts the record: a host lied or lost its disk, and writes may be lost"
+            ),
+            Err(reject) => warn!(%reject, "contradicted"),
+        },
     }
 }
 
@@ -281,7 +343,7 @@ mod tests {
         }
 
         fn commit(&mut self, changes: &[StoreOp]) -> Result<(), StoreError> {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
             self.commits.lock().unwrap().push(changes.len());
             if changes.iter().any(|change| change.key == self.fails_at.to_le_bytes()) {
                 return Err(StoreError::Failed(redb::Error::Corrupted("for the test".to_owned())));

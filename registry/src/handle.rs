@@ -1,6 +1,6 @@
 //! What others in this process may ask of a running Registry.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 use wayfare_protocol::{
@@ -12,7 +12,10 @@ use wayfare_protocol::{
     trust::{JoinToken, Role},
 };
 
-use crate::view::{self, HostView, ServiceView, StatsView};
+use crate::{
+    backup::{self, BackupError},
+    view::{self, BackupView, HostView, RecoveryView, ServiceView, StatsView},
+};
 
 /// The machine, with real cryptography and every guard.
 pub(crate) type Machine = Registry<Dalek, Strict>;
@@ -30,6 +33,9 @@ pub enum HandleError {
     /// It was refused; nothing changed.
     #[error(transparent)]
     Refused(#[from] CommandError),
+    /// The backup could not be made.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The Registry has stopped; whether the command took effect is unknown.
     #[error("the registry has stopped")]
     Stopped,
@@ -97,6 +103,25 @@ impl Handle {
     /// [`HandleError::Stopped`].
     pub async fn placements(&self) -> Result<Vec<ServiceView>, HandleError> {
         self.call(|machine, now| view::services(machine, now)).await
+    }
+
+    /// Writes all records to `path`, as they are now: a consistent copy. The directory must be writable for the Registry.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn backup(&self, path: &Path, force: bool) -> Result<BackupView, HandleError> {
+        let (path, records) = (path.to_owned(), self.call(|machine, _| machine.records()).await?);
+        // Writing takes as long as its disk does: not on a thread that others wait for.
+        let written = tokio::task::spawn_blocking(move || backup::write(&records, &path, force));
+        Ok(written.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?)
+    }
+
+    /// How far recovery after a restore has come; `None` if the records were never restored.
+    ///
+    /// # Errors
+    /// [`HandleError::Stopped`].
+    pub async fn recovery(&self) -> Result<Option<RecoveryView>, HandleError> {
+        self.call(|machine, now| machine.recovery(now).map(RecoveryView::new)).await
     }
 
     /// How every cloud did, and what was rejected.

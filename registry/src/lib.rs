@@ -2,11 +2,12 @@
 //!
 //! All decisions are in [`wayfare_protocol::registry`]; this crate stores them, speaks for them on the mesh, and takes
 //! an operator's commands. [`run`] starts one in this process and gives a [`RunningRegistry`]. Read `run.rs` first, then
-//! `driver.rs` (the task that owns the machine), `store/` (what is on disk), `api.rs` and `cli/` (what operators see).
+//! `driver.rs` (the task that owns the machine), `store/` (what is on disk), `backup.rs` (and its way back), `api.rs` and `cli/` (what operators see).
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod api;
+mod backup;
 pub mod cli;
 mod clock;
 mod config;
@@ -17,6 +18,7 @@ mod run;
 pub mod store;
 pub mod view;
 
+pub use backup::{BackupError, MarkError, mark_restored};
 pub use config::{Config, ConfigError, StateDir, StoreChoice};
 pub use handle::{Handle, HandleError};
 pub use run::{RunError, RunningRegistry, run, run_watched};

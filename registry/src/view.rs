@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use wayfare_protocol::{
-    registry::{CloudStats, Distribution, Enrolment, PlacementView, Registry},
+    registry::{self, CloudStats, Distribution, Enrolment, PlacementView, Registry, Suspension},
     reject::{Guards, RejectCounters},
     suite::Suite,
     time::{Micros, Now},
@@ -93,6 +93,12 @@ pub struct ServiceView {
     pub lease_left_ms: f64,
     /// Whether a move has been allowed and is not decided.
     pub moving: bool,
+    /// `placed`; after a restore from a backup `recovering` within the first half minute, then `waiting` until the host
+    /// in `waits_for` has shown what it has: nothing is decided about the service meanwhile.
+    pub state: String,
+    /// The host's key.
+    #[serde(default)]
+    pub waits_for: Option<String>,
 }
 
 impl ServiceView {
@@ -109,8 +115,66 @@ impl ServiceView {
             migration: placement.mig.to_string(),
             lease_left_ms: view.lease_left.as_millis_f64(),
             moving: view.moving,
+            state: match view.suspended {
+                None => "placed",
+                Some(Suspension { window: true, .. }) => "recovering",
+                Some(Suspension { window: false, .. }) => "waiting",
+            }
+            .to_owned(),
+            waits_for: view.suspended.and_then(|suspended| suspended.waits_for).map(|host| host.to_string()),
         }
     }
+}
+
+/// How far recovery after a restore from a backup has come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecoveryView {
+    /// When the records were restored, in seconds since the Unix epoch.
+    pub restored_s: u64,
+    /// How much longer nothing is decided at all.
+    pub window_left_ms: f64,
+    /// Services known.
+    pub services: usize,
+    /// Those that are decided about again.
+    pub resumed: usize,
+    /// Those that are not: they wait for the end of that time, and for their hosts.
+    pub suspended: usize,
+}
+
+impl RecoveryView {
+    pub(crate) fn new(view: registry::RecoveryView) -> Self {
+        Self {
+            restored_s: view.restored.0 / 1_000_000,
+            window_left_ms: view.window_left.as_millis_f64(),
+            services: view.services,
+            resumed: view.resumed,
+            suspended: view.suspended,
+        }
+    }
+}
+
+/// A backup that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupView {
+    /// Where it is.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Services in it.
+    pub services: usize,
+    /// Hosts in it.
+    pub hosts: usize,
+}
+
+/// A backup that was restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredView {
+    /// The backup.
+    pub file: String,
+    /// Services in it.
+    pub services: usize,
+    /// Where the records are that it replaced, if there were any.
+    pub kept: Option<String>,
 }
 
 /// How a duration is distributed; `None` without any.

@@ -166,8 +166,59 @@ fn what_cannot_begin_says_why_and_exits_2() {
 }
 
 #[test]
+fn a_backup_is_made_at_any_time_and_restored_with_care() {
+    let (root, dir) = initialised();
+    let file = root.path().join("backup");
+    let file = file.to_str().unwrap();
+    fails(&dir, &["backup", file], 2, &["no records yet"]);
+    let running = Running::start(&dir);
+    json(&dir, &["join-token", "--cloud", "fjord"]);
+    assert_eq!(json(&dir, &["revoke", "fjord"])["revoked"], "fjord");
+    let made = json(&dir, &["backup", file]);
+    assert_eq!((&made["file"], &made["services"], &made["hosts"]), (&file.into(), &0.into(), &0.into()));
+    assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    fails(&dir, &["backup", file], 1, &["exists already", "--force"]);
+    json(&dir, &["backup", file, "--force"]);
+    fails(&dir, &["restore", file], 2, &["a registry is running", "stop that one first"]);
+    fails(&dir, &["restore", file, "--force"], 2, &["a registry is running"]);
+    assert_eq!(json(&dir, &["placements"])["recovery"], Value::Null);
+    json(&dir, &["join-token", "--cloud", "later"]);
+    running.terminate();
+
+    // Of a registry that does not run: the same.
+    let second = root.path().join("second");
+    let second = second.to_str().unwrap();
+    json(&dir, &["backup", second]);
+    assert!(execute(&dir, &["backup", second, "--force"]).status.success());
+
+    fails(&dir, &["restore", file], 1, &["holds records", "--force", "registry.redb.replaced"]);
+    fails(&dir, &["restore", root.path().join("none").to_str().unwrap(), "--force"], 2, &["cannot read", "none"]);
+    fails(&dir, &["restore", dir.join("registry.toml").to_str().unwrap(), "--force"], 2, &["no backup of a registry"]);
+    let elsewhere = root.path().join("elsewhere");
+    fails(&elsewhere, &["restore", file], 2, &["wayfare-registry init --dir"]);
+    let restored = json(&dir, &["restore", file, "--force"]);
+    assert_eq!(restored["services"], 0);
+    assert!(Path::new(restored["kept"].as_str().unwrap()).exists());
+    assert!(!dir.join("registry.redb.restoring").exists());
+
+    let running = Running::start(&dir);
+    let recovery = &json(&dir, &["placements"])["recovery"];
+    assert!(recovery["window_left_ms"].as_f64().unwrap() > 10_000.0, "{recovery}");
+    let text = String::from_utf8(execute(&dir, &["placements"]).stdout).unwrap();
+    assert!(text.contains("nothing is decided for 3"), "{text}");
+    // What the backup knew is known again.
+    fails(&dir, &["join-token", "--cloud", "fjord"], 1, &["revoked"]);
+    running.terminate();
+
+    // Lost records: nothing to replace, nothing to force.
+    fs::remove_file(dir.join("registry.redb")).unwrap();
+    let text = String::from_utf8(execute(&dir, &["restore", second]).stdout).unwrap();
+    assert!(text.contains("next: wayfare-registry run --dir"), "{text}");
+}
+
+#[test]
 fn help_has_examples() {
-    for sub in ["init", "run", "join-token", "enrolled", "revoke", "placements", "stats"] {
+    for sub in ["init", "run", "join-token", "enrolled", "revoke", "placements", "stats", "backup", "restore"] {
         let output = Command::new(env!("CARGO_BIN_EXE_wayfare-registry")).args([sub, "--help"]).output().unwrap();
         assert!(output.status.success());
         let help = String::from_utf8(output.stdout).unwrap();

@@ -26,8 +26,8 @@ pub mod mesh;
 pub mod moves;
 pub mod processes;
 pub mod rng;
-pub mod soak;
 pub mod scale;
+pub mod soak;
 
 /// The `wayfare-sim` binary: reads the arguments of the process and does what they say.
 ///

@@ -191,9 +191,11 @@ impl Mesh {
             config.gateway.probe_interval_ms = u64::try_from(probe_interval.as_millis()).unwrap_or(u64::MAX);
             config.gateway.report_interval_ms = config.gateway.probe_interval_ms;
         }
-        let dir = self.dir.path().join(&name);
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let mut options = NodeOptions::joining(StateDir::new(dir), token, config);
+        // A directory as `wayfare init` makes it, so that a member can be stopped and started again.
+        let dir = StateDir::new(self.dir.path().join(&name));
+        dir.init(&token, &config)?;
+        let mut options = NodeOptions::from_dir(&dir)?;
+        options.api = None;
         options.driver = Some(Arc::clone(&self.driver.0));
         let connector = connector(self.emulator.as_ref(), at);
         let node = node::start(options, connector, self.shutdown.clone()).await;
@@ -219,7 +221,13 @@ impl Mesh {
     ///
     /// # Errors
     /// Why it cannot be deployed.
-    pub async fn deploy(&self, home: &Member, name: &str, module: Vec<u8>) -> anyhow::Result<ServiceId> {
+    pub async fn deploy(
+        &self,
+        home: &Member,
+        name: &str,
+        module: Vec<u8>,
+        durability: Durability,
+    ) -> anyhow::Result<ServiceId> {
         let registry = self.registry.anchor().id;
         let owner = OwnerKey(Dalek::public_key(&self.owner));
         let manifest = Manifest {
@@ -240,7 +248,7 @@ impl Mesh {
             allowed_clouds: Vec::new(),
             allowed_regions: Vec::new(),
             allowed_domains: Vec::new(),
-            durability: Durability::Memory,
+            durability,
             token_policy: TokenPolicy::Refuse,
         };
         let signed = Signed::sign::<Dalek>(&self.owner, registry, Receiver::Anyone, &manifest);

@@ -155,8 +155,7 @@ impl Peer {
             }
             ClientFrame::Call(call) => {
                 let (client, sequence) = (call.client, call.sequence);
-                match sessions.admit::<Strict>(client, sequence, call.hash, call.acked_below)
-                {
+                match sessions.admit::<Strict>(client, sequence, call.hash, call.acked_below) {
                     Ok(Admit::Execute) => {
                         *count += 1;
                         let response = format!("HTTP/1.1 200 OK\r\n\r\ncount {count}").into_bytes();

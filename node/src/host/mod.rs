@@ -19,7 +19,7 @@ use wayfare_protocol::{
     ids::{ClientId, Digest, HostId, MigrationId, ServiceId},
     manifest::Manifest,
     reject::Reject,
-    time::Now,
+    time::{Micros, Now},
     trust::{Signed, TrustBundle},
 };
 
@@ -36,6 +36,8 @@ pub mod modules;
 mod owner;
 mod recovery;
 mod restore;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 /// Commands that wait for the owner. More: the caller waits.
@@ -166,6 +168,11 @@ enum Happened {
         reply: oneshot::Sender<bulk::Receiving>,
     },
     StreamRejected(Reject),
+    /// A measured round trip.
+    Rtt {
+        host: HostId,
+        rtt: Micros,
+    },
     Records {
         mig: MigrationId,
         next: u64,

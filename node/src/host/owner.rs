@@ -21,6 +21,7 @@ use wayfare_protocol::{
     limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX, SERVICES_MAX},
     migration::messages::RegistryFrame,
     reject::Reject,
+    time::Micros,
     trust::TrustBundle,
     wire::Frame,
 };
@@ -48,6 +49,8 @@ const EVENTS_MAX: usize = 256;
 const RECORDS: &str = "Records";
 /// The longest sleep.
 const NEVER: Duration = Duration::from_secs(3600);
+/// How often a round trip to another cloud is measured.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// How often a full disk is looked at.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
 /// How long after a compaction that could not be done the next is tried.
@@ -177,6 +180,8 @@ impl Owner {
 
     /// Cancel safe at every await of the loop: what was not received stays in its channel.
     async fn turns(&mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut probes = tokio::time::interval(PROBE_EVERY);
+        probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         while !self.shutdown.is_cancelled() {
             // Before anything that others can flood: leases and deadlines never wait.
             if self.host.poll_timeout() <= now().mono {
@@ -213,6 +218,7 @@ impl Owner {
                     self.tracker.spawn(bulk::receive(peer, stream, self.happened.clone()));
                 }
                 Some(event) = self.net_events.recv() => self.handle_net_event(event),
+                _ = probes.tick() => self.probe(),
                 () = tokio::time::sleep(sleep) => {}
             }
         }
@@ -531,6 +537,7 @@ impl Owner {
             }
             Happened::StateStream { peer, mig, reply } => self.handle_state_stream(peer, mig, reply),
             Happened::StreamRejected(reject) => self.host.count_reject(reject),
+            Happened::Rtt { host, rtt } => self.host.record_rtt(now(), host, rtt),
             Happened::Records { mig, next } => self.host.handle_records(now(), mig, next),
             Happened::Received { mig, result } => self.handle_received(mig, result),
         }
@@ -677,6 +684,19 @@ impl Owner {
                 }
             }
         }
+    }
+
+    /// Measures one round trip, so that this host finds its place among the clouds.
+    fn probe(&mut self) {
+        let Some((host, addresses)) = self.host.probe_target(now(), &mut self.rng) else { return };
+        let (net, happened) = (self.net.clone(), self.happened.clone());
+        self.tracker.spawn(async move {
+            // Who does not answer is asked again some time.
+            if let Ok(rtt) = net.probe(host, &addresses).await {
+                let rtt = Micros(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+                let _ = happened.send(Happened::Rtt { host, rtt }).await;
+            }
+        });
     }
 
     fn handle_net_event(&mut self, event: NetEvent) {

@@ -13,6 +13,8 @@ use rustix::io::Errno;
 
 use super::format::{BadHead, ENTRY_HEAD_BYTES, HEAD_BYTES, Head, VERSION, entry_len, scan};
 use super::limits::{ENTRY_BYTES_MAX, JOURNAL_BYTES_MAX, RESERVE_BYTES, RESERVE_LEFT_MIN};
+#[cfg(test)]
+use super::tests;
 use super::{Entry, JournalError};
 
 /// How often opening starts over because another process has just replaced or made the file.
@@ -34,9 +36,6 @@ pub struct Journal {
     /// Up to where the disk's space is this file's already, whatever others write.
     reserved_until: u64,
     failed: bool,
-    /// Whether a test has filled the disk.
-    #[cfg(test)]
-    disk_full: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
 
 /// What was in a journal.
@@ -105,8 +104,6 @@ impl Journal {
             last_seq,
             reserved_until: 0,
             failed: false,
-            #[cfg(test)]
-            disk_full: std::sync::Arc::default(),
         };
         Ok(Opened { journal, entries, torn })
     }
@@ -221,7 +218,7 @@ impl Journal {
             return true;
         }
         #[cfg(test)]
-        if self.disk_full.load(std::sync::atomic::Ordering::SeqCst) {
+        if tests::is_full(&self.path) {
             return false;
         }
         match allocate(&self.file, self.end) {
@@ -388,10 +385,5 @@ impl Journal {
     /// Writes go to `file` from now on: a test's failing disk.
     pub(super) fn redirect(&mut self, file: File) {
         self.file = file;
-    }
-
-    /// While it is true, the disk has no space to reserve.
-    pub(super) fn disk_full(&self) -> std::sync::Arc<std::sync::atomic::AtomicBool> {
-        std::sync::Arc::clone(&self.disk_full)
     }
 }

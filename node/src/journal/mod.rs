@@ -136,4 +136,4 @@ pub enum JournalError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,13 +3,29 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
 
 use super::format::{ENTRY_HEAD_BYTES, HEAD_BYTES};
 use super::limits::{ENTRY_BYTES_MAX, JOURNAL_BYTES_MAX, RESERVE_BYTES};
 use super::*;
+
+/// Journals for which the disk has no more space to reserve.
+static FULL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Fills the disk as far as this journal is concerned, or makes space on it.
+pub(crate) fn fill_disk(path: &Path, full: bool) {
+    let mut all = FULL.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|known| known != path);
+    if full {
+        all.push(path.to_owned());
+    }
+}
+
+pub(super) fn is_full(path: &Path) -> bool {
+    FULL.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|known| known == path)
+}
 
 struct Place(tempfile::TempDir);
 
@@ -396,8 +412,7 @@ fn a_disk_that_fills_up_is_told_of_while_what_must_be_is_still_written() {
     let place = Place::new();
     let mut journal = open(&place.path()).journal;
     assert!(journal.reserve());
-    let disk_full = journal.disk_full();
-    disk_full.store(true, Ordering::SeqCst);
+    fill_disk(&place.path(), true);
     block_on(async {
         let writer = JournalWriter::start(journal).expect("a thread");
         let mib = 1024 * 1024;
@@ -412,10 +427,11 @@ fn a_disk_that_fills_up_is_told_of_while_what_must_be_is_still_written() {
             assert!(synced.full && synced.failed.is_none());
         }
         // Space that is back is seen when asked for.
-        disk_full.store(false, Ordering::SeqCst);
+        fill_disk(&place.path(), false);
         assert!(writer.synced().borrow().full);
         writer.check_space();
         writer.synced().wait_for(|synced| !synced.full).await.expect("a writer");
+        writer.close().await.expect("running");
     });
     assert_eq!(open(&place.path()).entries.len(), 15);
 }
@@ -436,7 +452,61 @@ fn what_cannot_be_compacted_stays_and_counts() {
         assert_eq!((synced.seq, synced.compactions_failed, synced.failed.is_none()), (2, 1, true));
         fs::rename(&hidden, place.0.path()).expect("renamed");
         writer.append(3, b"three".to_vec()).await.expect("taken");
-        reached(&writer, 3).await;
+        writer.close().await.expect("running");
     });
     assert_eq!(open(&place.path()).entries, [entry(1, "one"), entry(3, "three")]);
+}
+
+#[test]
+#[ignore = "needs a small disk: mount -t tmpfs -o size=64m tmpfs DIR, and set WAYFARE_SMALL_DISK=DIR"]
+fn on_a_disk_that_really_fills_up_nothing_acknowledged_is_lost() {
+    let disk = PathBuf::from(std::env::var_os("WAYFARE_SMALL_DISK").expect("WAYFARE_SMALL_DISK"));
+    let (path, ballast) = (disk.join("journal"), disk.join("ballast"));
+    let mib = 1 << 20;
+    let writer = JournalWriter::start(open(&path).journal).expect("a thread");
+    // Others take all that is left.
+    let others = fs::File::create(&ballast).expect("a file");
+    let mut taken = 0;
+    while others.write_all_at(&[7; 4096], taken).is_ok() {
+        taken += 4096;
+    }
+    drop(others);
+    let acknowledged = block_on(async {
+        let mut seq = 0;
+        loop {
+            if writer.append(seq + 1, vec![7; mib]).await.is_err() {
+                return seq;
+            }
+            let synced = reached(&writer, seq + 1).await;
+            if synced.failed.is_some() {
+                return synced.seq;
+            }
+            seq += 1;
+            assert_eq!(synced.full, seq >= 4, "after {seq} MiB");
+        }
+    });
+    assert!((15..=16).contains(&acknowledged), "16 MiB were reserved, and not {acknowledged}");
+    drop(writer);
+    let opened = loop {
+        match Journal::open(&path) {
+            Err(JournalError::Locked { .. }) => std::thread::yield_now(),
+            opened => break opened.expect("it opens"),
+        }
+    };
+    assert_eq!(opened.entries.len() as u64, acknowledged);
+    block_on(async {
+        let writer = JournalWriter::start(opened.journal).expect("a thread");
+        assert!(writer.synced().borrow().full);
+        // It cannot be made smaller either, and stays as it is.
+        writer.compact(Box::new(|_, _| true), 17, b"all".to_vec()).await.expect("taken");
+        assert_eq!(reached(&writer, 17).await.compactions_failed, 1);
+        fs::remove_file(&ballast).expect("removed");
+        writer.check_space();
+        writer.synced().wait_for(|synced| !synced.full).await.expect("a writer");
+        writer.compact(Box::new(|_, _| false), 18, b"all".to_vec()).await.expect("taken");
+        assert_eq!(reached(&writer, 18).await.compactions_failed, 1);
+        writer.close().await.expect("running");
+    });
+    assert_eq!(open(&path).entries, [entry(18, "all")]);
+    fs::remove_file(&path).expect("removed");
 }

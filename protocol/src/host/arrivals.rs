@@ -164,6 +164,14 @@ impl<S: Suite, G: Guards> Host<S, G> {
             RegistryFrame::NoService(verdict) => self.handle_service_no(now, &verdict),
             RegistryFrame::Placement(placement) => self.handle_placement(now, &placement),
             RegistryFrame::Granted(granted) => self.handle_granted(now, &granted),
+            RegistryFrame::Recovering(recovering) => {
+                self.handle_recovering(registry, &recovering);
+                Ok(())
+            }
+            RegistryFrame::Refused(refused) if refused.reason == Reject::Recovering.name() => {
+                self.handle_recovers(now, &refused, rng);
+                Ok(())
+            }
             RegistryFrame::Refused(refused) => {
                 self.handle_refused(now, refused.about, &refused.reason, rng);
                 Ok(())
@@ -179,7 +187,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
             | RegistryFrame::Enrol(_)
             | RegistryFrame::Enrolled(_)
             | RegistryFrame::Lookup(_)
-            | RegistryFrame::Found(_) => Err(Reject::UnexpectedMessage),
+            | RegistryFrame::Found(_)
+            | RegistryFrame::Shown(_) => Err(Reject::UnexpectedMessage),
         }
     }
 

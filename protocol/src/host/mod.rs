@@ -31,6 +31,7 @@ mod durable;
 pub mod effect;
 pub mod hosted;
 mod leases;
+mod show;
 pub mod view;
 
 use arrivals::Arrival;

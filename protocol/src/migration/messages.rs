@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     advert::Advert,
     ids::{CloudId, Digest, Epoch, HostId, MigrationId, MigrationIds, Nonce, PlacementKey, ServiceId},
+    limits::SHOWN_BYTES_MAX,
     manifest::{Manifest, Resources, ServiceType},
     time::{Micros, Timestamp},
     trust::{Certificate, CoSigned, Message, Role, Signed},
@@ -53,6 +54,14 @@ messages! {
     Enrol "ENROL",
 }
 
+impl Wire for Shown {
+    const LIMIT: usize = SHOWN_BYTES_MAX + 2048;
+}
+
+impl Message for Shown {
+    const LABEL: &'static str = "wayfare/1 SHOWN";
+}
+
 bodies! {
     VerifyCloudFrame 8192,
     RequestFrame 32 * 1024,
@@ -64,6 +73,8 @@ bodies! {
     Enrolled 4096,
     Lookup 512,
     Found 32 * 1024,
+    Recovering 64,
+    ShownFrame 60 * 1024,
     MigrationRef 64,
     RecordsAcked 64,
 }
@@ -548,6 +559,52 @@ pub struct Found {
     pub addresses: Vec<String>,
 }
 
+/// `R → host`: this Registry was restored from a backup; show what you have of its services (PROTOCOL 4, rule 7).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Recovering {
+    /// Of this recovery: [`Shown`] repeats it.
+    pub nonce: Nonce,
+}
+
+/// A placement under which its host keeps an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ShownStay {
+    /// R's word for it.
+    pub placement: Signed<Placement>,
+    /// The attempt to move it away that this host has consented to and that it has heard no decision of.
+    pub consent: Option<MigrationIds>,
+}
+
+/// `host → R`: what it has of R's services, as of one moment; in several parts if it is much. Signed with the host's key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Shown {
+    /// Of the [`Recovering`] that this answers.
+    pub nonce: Nonce,
+    /// This part, from 0.
+    pub part: u32,
+    /// How many parts there are.
+    pub parts: u32,
+    /// The services that are here, frozen ones included.
+    pub stays: Vec<ShownStay>,
+    /// States that are held here until R decides (10 is out).
+    pub held: Vec<MigrationIds>,
+    /// The newest placements heard of services that have left, or that are kept sealed.
+    pub elsewhere: Vec<Signed<Placement>>,
+}
+
+/// [`Shown`] with what R may have forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ShownFrame {
+    /// What the host has.
+    pub shown: Signed<Shown>,
+    /// R's word on the host: it may have enrolled after the backup.
+    pub certificate: Signed<Certificate>,
+    /// Owners' words on the services of this part.
+    pub manifests: Vec<Signed<Manifest>>,
+    /// Where the host is reached, for [`Found`]. Not signed: whoever dials checks the key.
+    pub addresses: Vec<String>,
+}
+
 /// A frame about a migration and nothing more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MigrationRef {
@@ -586,6 +643,8 @@ frames! {
         47 Enrolled(Enrolled),
         48 Lookup(Lookup),
         49 Found(Found),
+        53 Recovering(Recovering),
+        54 Shown(ShownFrame),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{
     AbortCause, Call, CloudStats, Event, Refusal, Registry,
-    records::{MigrationRecord, MigrationState, Pinned, ServiceRecord},
+    records::{MigrationRecord, MigrationState, Pinned, ServiceRecord, UNSEEN},
 };
 use crate::{
     ids::{Digest, MigrationId, MigrationIds, Nonce},
@@ -65,7 +65,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let complete = frame.complete.verify::<S, G>(&pinned.key.0, record.ids.host, self.id(), self.me())?;
         match &record.state {
             MigrationState::Won { complete: first, .. } => {
-                ensure::<G>(*first == frame.complete.hash(), Reject::Reused)?;
+                ensure::<G>(*first == UNSEEN || *first == frame.complete.hash(), Reject::Reused)?;
                 self.tell_winner(call, record.ids, frame.complete.hash())?;
                 Ok(())
             }
@@ -292,7 +292,10 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let state = MigrationState::Won { serial, complete, response, transfer, released: Some(signed.hash()) };
         self.tables.put_migration(MigrationRecord { state, ..record });
         let by_source = (released.response, released.transfer);
-        self.change_stats(released.ids, |stats| stats.reported((response, transfer), by_source));
+        // Without the target's figures there is nothing to compare with.
+        if complete != UNSEEN {
+            self.change_stats(released.ids, |stats| stats.reported((response, transfer), by_source));
+        }
         self.event(Event::Released { ids: released.ids });
         Ok(())
     }

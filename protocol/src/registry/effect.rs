@@ -25,6 +25,15 @@ pub enum Effect {
         /// What to send.
         frame: RegistryFrame,
     },
+    /// Send `frame` on `to`'s stream, dialling `addresses` if there is none; drop it if that fails: it is sent again.
+    Ask {
+        /// The peer.
+        to: HostId,
+        /// Where to dial; empty: only an open stream will do.
+        addresses: Vec<String>,
+        /// What to send.
+        frame: RegistryFrame,
+    },
     /// Something an auditor wants to know. On disk before it is let out, like every answer.
     Event(Event),
 }
@@ -69,6 +78,10 @@ impl Event {
             Self::Placed { .. } => "Placed",
             Self::Aborted { .. } => "Aborted",
             Self::Released { .. } => "Released",
+            Self::Adopted { .. } => "Adopted",
+            Self::Resumed { .. } => "Resumed",
+            Self::WindowOver { .. } => "WindowOver",
+            Self::Contradicted { .. } => "Contradicted",
         }
     }
 }
@@ -150,5 +163,34 @@ pub enum Event {
     Released {
         /// The migration.
         ids: MigrationIds,
+    },
+    /// A host showed a placement that was decided after the backup, or a service that was registered after it.
+    Adopted {
+        /// The placement, of this Registry's own signature.
+        placement: Signed<Placement>,
+    },
+    /// A suspended service's hosts have shown enough: it is decided about again.
+    Resumed {
+        /// The service.
+        service: ServiceId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its host.
+        host: HostId,
+    },
+    /// The window after a restore is over.
+    WindowOver {
+        /// Services known now.
+        services: usize,
+        /// Those that wait for a host.
+        waiting: usize,
+    },
+    /// A host showed a genuine placement that contradicts the record of a service that is decided about again: a host that
+    /// lost its disk or lied was believed. The record stays; an operator must look.
+    Contradicted {
+        /// What was shown.
+        placement: Signed<Placement>,
+        /// By whom.
+        by: HostId,
     },
 }

@@ -5,7 +5,7 @@
 //!
 //! [`Registry`] is the machine, [`Effect`] what it wants done. Next to read: `verdict` (2 → 3, 5 → 6) and `arbitrate`
 //! (10 → 11, RECLAIM, CANCEL, 12); then `service` (REGISTER, RENEW, lookups), `enrol` (join tokens, certificates,
-//! revocation), `records` and `tables` (what is on disk), `stats`.
+//! revocation), `records` and `tables` (what is on disk), `stats`; `recovery` after a restore from a backup.
 
 use std::{collections::BTreeMap, marker::PhantomData};
 
@@ -26,6 +26,7 @@ mod arbitrate;
 mod effect;
 mod enrol;
 mod records;
+mod recovery;
 mod refusal;
 mod service;
 mod stats;
@@ -38,12 +39,15 @@ pub use effect::{AbortCause, Effect, Event};
 pub use enrol::{CommandError, Enrolment, RevokeTarget};
 pub use records::{
     CloudVerdict, HostRecord, LastVerdict, ManifestRecord, MigrationRecord, MigrationState, Pinned, RECORD_VERSION,
-    Record, RestoreError, RevokedCloud, ServiceRecord, StoreImage, StoreOp, Table, TokenRecord,
+    Record, RestoreError, RestoredRecord, RevokedCloud, ServiceRecord, StoreImage, StoreOp, SuspendedRecord, Table,
+    TokenRecord,
 };
+pub use recovery::{RecoveryView, mark_restored};
 pub use refusal::{is_violation, lookup_hash};
-pub use service::PlacementView;
+pub use service::{PlacementView, Suspension};
 pub use stats::{CloudStats, Distribution};
 
+use recovery::Recovery;
 use refusal::{Refusal, about};
 use tables::Tables;
 
@@ -97,6 +101,8 @@ pub struct Registry<S, G> {
     bundle: TrustBundle,
     tables: Tables,
     leases: BTreeMap<ServiceId, LeaseState>,
+    /// If the records were restored from a backup.
+    recovery: Option<Recovery>,
     /// Answers of the present call; they go out behind what the call changed.
     staged: Vec<Effect>,
     outbox: Outbox<Effect>,
@@ -115,6 +121,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             bundle: TrustBundle::new(vec![anchor]),
             tables: Tables::default(),
             leases: BTreeMap::new(),
+            recovery: None,
             staged: Vec::new(),
             outbox: Outbox::starting_at(0, G::keeps(Rule::SyncGate)),
             rejects: RejectCounters::default(),
@@ -123,7 +130,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     }
 
     /// A Registry as the store remembers it: table, key and value of every row, in any order. Every lease counts as
-    /// given just now, the longest that it can be.
+    /// given just now, the longest that it can be. Records that were restored from a backup ([`mark_restored`]) suspend
+    /// their services: the driver has to call [`handle_timeout`](Self::handle_timeout).
     ///
     /// # Errors
     /// [`RestoreError`] for a row that this program did not write.
@@ -141,6 +149,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             let lease = LeaseState { until, issued: record.signed.clone(), renewed: None };
             registry.leases.insert(record.placement.service, lease);
         }
+        registry.begin_recovery(now);
         Ok(registry)
     }
 
@@ -157,6 +166,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         peer: HostId,
         bytes: &[u8],
     ) -> Result<(), Reject> {
+        self.end_window_if_due(now);
         let result = self.handle(&mut Call { now, rng, peer }, bytes);
         if let Err(reject) = result {
             self.rejects.count(reject);
@@ -167,7 +177,9 @@ impl<S: Suite, G: Guards> Registry<S, G> {
 
     fn handle(&mut self, call: &mut Call<'_>, bytes: &[u8]) -> Result<(), Reject> {
         let frame = RegistryFrame::from_bytes(bytes)?;
-        let Err(Refusal { reject, answer }) = self.dispatch(call, &frame) else { return Ok(()) };
+        let result = self.dispatch(call, &frame);
+        self.ask_back(call, &frame, result.as_ref().err().map(|refusal| refusal.reject));
+        let Err(Refusal { reject, answer }) = result else { return Ok(()) };
         if let Some(answer) = answer {
             self.reply(call.peer, *answer);
         } else if !is_violation(reject) {
@@ -181,7 +193,12 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         if let RegistryFrame::Enrol(enrol) = frame {
             return self.enrol(call, enrol);
         }
+        // Who enrolled after the backup proves it by this.
+        if let RegistryFrame::Shown(frame) = frame {
+            return self.shown(call, frame);
+        }
         ensure::<G>(self.tables.hosts.get(call.peer).is_some(), Reject::NotEnrolled)?;
+        self.check_suspended(frame)?;
         match frame {
             RegistryFrame::VerifyCloud(frame) => self.verify_cloud(call, frame),
             RegistryFrame::VerifyService(signed) => self.verify_service(call, signed),
@@ -201,7 +218,9 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             | RegistryFrame::Granted(_)
             | RegistryFrame::Refused(_)
             | RegistryFrame::Enrolled(_)
-            | RegistryFrame::Found(_) => Err(Reject::UnexpectedMessage.into()),
+            | RegistryFrame::Found(_)
+            | RegistryFrame::Recovering(_)
+            | RegistryFrame::Shown(_) => Err(Reject::UnexpectedMessage.into()),
         }
     }
 
@@ -248,6 +267,11 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     /// How often each rejection happened since the start.
     pub const fn rejects(&self) -> &RejectCounters {
         &self.rejects
+    }
+
+    /// All records as they are, some perhaps not yet on disk: for a backup, once [`last_appended`](Self::last_appended) is.
+    pub fn records(&self) -> Vec<StoreOp> {
+        self.tables.rows().collect()
     }
 
     /// The migration of this identifier, if it is remembered.

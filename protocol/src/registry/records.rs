@@ -37,11 +37,15 @@ pub enum Table {
     Migrations,
     /// [`CloudStats`](super::CloudStats) by provider.
     Stats,
+    /// [`RestoredRecord`], one at most.
+    Restored,
+    /// [`SuspendedRecord`] by service.
+    Suspended,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Tokens,
         Self::Hosts,
         Self::RevokedClouds,
@@ -49,6 +53,8 @@ impl Table {
         Self::Services,
         Self::Migrations,
         Self::Stats,
+        Self::Restored,
+        Self::Suspended,
     ];
 
     /// The table's name in a store: stable.
@@ -61,6 +67,8 @@ impl Table {
             Self::Services => "services",
             Self::Migrations => "migrations",
             Self::Stats => "stats",
+            Self::Restored => "restored",
+            Self::Suspended => "suspended",
         }
     }
 }
@@ -107,6 +115,11 @@ pub enum RestoreError {
         /// Where.
         table: Table,
     },
+    /// A backup of another Registry.
+    #[error(
+        "this is a backup of another registry: its services are not this one's; use the directory with that registry's key"
+    )]
+    OtherRegistry,
 }
 
 /// A row of a table.
@@ -171,6 +184,8 @@ records! {
     ManifestRecord in Manifests by ServiceId = |row| row.service,
     ServiceRecord in Services by ServiceId = |row| row.placement.service,
     MigrationRecord in Migrations by MigrationId = |row| row.ids.mig,
+    RestoredRecord in Restored by () = |_| (),
+    SuspendedRecord in Suspended by ServiceId = |row| row.service,
 }
 
 /// An outstanding join token. Deleted when used.
@@ -274,6 +289,26 @@ pub struct ServiceRecord {
     pub registered: Option<(Digest, Granted)>,
 }
 
+/// That these records were restored from a backup: what was decided after it, only the hosts know (PROTOCOL 4, rule 7).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RestoredRecord {
+    /// When they were restored.
+    pub at: Timestamp,
+    /// Whether the window is not over yet: all services are suspended, and a restart begins the window anew. Afterwards the
+    /// row stays, for hosts that show up later.
+    pub collecting: bool,
+}
+
+/// A service of which nothing is decided until its hosts have shown what they have: written when the window is over.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SuspendedRecord {
+    /// The service.
+    pub service: ServiceId,
+}
+
+/// In place of the hash of a 10 that was lost with the records: only its consequences are known.
+pub(super) const UNSEEN: Digest = Digest([0; 32]);
+
 /// What 6 pinned.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pinned {
@@ -294,7 +329,7 @@ pub enum MigrationState {
     Won {
         /// Orders what is forgotten first.
         serial: u64,
-        /// Hash of the 10 that did it.
+        /// Hash of the 10 that did it; zeros if it was lost with the records before a restore.
         complete: Digest,
         /// T_B − T_A by that 10.
         response: Micros,

@@ -40,6 +40,7 @@ pub(super) fn about(frame: &RegistryFrame) -> Digest {
         RegistryFrame::Cancel(signed) => signed.hash(),
         RegistryFrame::Enrol(signed) => signed.unverified().map_or(Digest([0; 32]), |enrol| enrol.token),
         RegistryFrame::Lookup(lookup) => lookup_hash(lookup),
+        RegistryFrame::Shown(frame) => frame.shown.hash(),
         RegistryFrame::YesCloud(_)
         | RegistryFrame::NoCloud(_)
         | RegistryFrame::YesService(_)
@@ -48,7 +49,8 @@ pub(super) fn about(frame: &RegistryFrame) -> Digest {
         | RegistryFrame::Granted(_)
         | RegistryFrame::Refused(_)
         | RegistryFrame::Enrolled(_)
-        | RegistryFrame::Found(_) => Digest([0; 32]),
+        | RegistryFrame::Found(_)
+        | RegistryFrame::Recovering(_) => Digest([0; 32]),
     }
 }
 
@@ -84,5 +86,6 @@ pub const fn is_violation(reject: Reject) -> bool {
             | Reject::SelfMove
             | Reject::Cordoned
             | Reject::Full
+            | Reject::Recovering
     )
 }

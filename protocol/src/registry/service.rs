@@ -5,7 +5,7 @@ use super::{
     records::{ManifestRecord, ServiceRecord},
 };
 use crate::{
-    ids::{Epoch, MigrationId, ServiceId},
+    ids::{Epoch, HostId, MigrationId, ServiceId},
     limits::{ADDRESSES_MAX, REGISTERED_MAX, lease_counted},
     manifest::Manifest,
     migration::messages::{
@@ -30,6 +30,17 @@ pub struct PlacementView<'a> {
     pub lease_left: Micros,
     /// Whether a migration is under way.
     pub moving: bool,
+    /// If nothing is decided about the service.
+    pub suspended: Option<Suspension>,
+}
+
+/// Why nothing is decided about a service since the Registry was restored from a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspension {
+    /// The longest lease may not have ended.
+    pub window: bool,
+    /// The host that has to show what it has.
+    pub waits_for: Option<HostId>,
 }
 
 impl<S: Suite, G: Guards> Registry<S, G> {
@@ -47,6 +58,9 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             placement,
             lease_left: until.since(now.mono),
             moving: record.live.is_some(),
+            suspended: self
+                .is_suspended(placement.service)
+                .then(|| Suspension { window: self.is_collecting(), waits_for: self.waits_for(placement.service) }),
         })
     }
 
@@ -198,6 +212,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             }
         };
         let record = service.and_then(|service| self.tables.services.get(service));
+        // It may have been registered after the backup: that there is none is not known yet.
+        ensure::<G>(record.is_some() || !self.is_collecting(), Reject::Recovering)?;
         let host = record.and_then(|record| self.tables.hosts.get(record.placement.host));
         let addresses = host.map(|host| host.addresses.clone()).unwrap_or_default();
         let service = record.and_then(|record| {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     records::{
-        HostRecord, ManifestRecord, MigrationRecord, MigrationState, Record, RestoreError, RevokedCloud, ServiceRecord,
-        StoreOp, Table, TokenRecord,
+        HostRecord, ManifestRecord, MigrationRecord, MigrationState, Record, RestoreError, RestoredRecord,
+        RevokedCloud, ServiceRecord, StoreOp, SuspendedRecord, Table, TokenRecord,
     },
     stats::CloudStats,
 };
@@ -48,6 +48,8 @@ pub(super) struct Tables {
     pub(super) services: Rows<ServiceRecord>,
     pub(super) migrations: Rows<MigrationRecord>,
     pub(super) stats: Rows<CloudStats>,
+    pub(super) restored: Rows<RestoredRecord>,
+    pub(super) suspended: Rows<SuspendedRecord>,
     /// Services by name.
     names: BTreeMap<String, ServiceId>,
     /// Which migration ended an epoch.
@@ -84,6 +86,8 @@ impl Tables {
         put_revoked revoked: RevokedCloud,
         put_service services: ServiceRecord,
         put_stats stats: CloudStats,
+        put_restored restored: RestoredRecord,
+        put_suspended / remove_suspended suspended: SuspendedRecord,
     }
 
     /// Stores a manifest under its service and its name.
@@ -144,6 +148,30 @@ impl Tables {
         }
     }
 
+    /// Forgets a migration as if it had never been: unknown ones count as aborted.
+    pub(super) fn forget_migration(&mut self, mig: MigrationId) {
+        if self.migrations.get(mig).is_some() {
+            self.unindex_migration(mig);
+            self.batch.push(MigrationRecord::remove(mig));
+        }
+    }
+
+    /// Every row, as it is stored.
+    pub(super) fn rows(&self) -> impl Iterator<Item = StoreOp> {
+        fn ops<R: Record>(rows: &Rows<R>) -> impl Iterator<Item = StoreOp> {
+            rows.iter().map(Record::put)
+        }
+        ops(&self.tokens)
+            .chain(ops(&self.hosts))
+            .chain(ops(&self.revoked))
+            .chain(ops(&self.manifests))
+            .chain(ops(&self.services))
+            .chain(ops(&self.migrations))
+            .chain(ops(&self.stats))
+            .chain(ops(&self.restored))
+            .chain(ops(&self.suspended))
+    }
+
     /// The serial of the next migration to finish.
     pub(super) const fn next_serial(&self) -> u64 {
         self.next_serial
@@ -174,6 +202,8 @@ impl Tables {
             Table::Services => self.put_service(ServiceRecord::read(key, value)?),
             Table::Migrations => self.index_migration(MigrationRecord::read(key, value)?),
             Table::Stats => self.put_stats(CloudStats::read(key, value)?),
+            Table::Restored => self.put_restored(RestoredRecord::read(key, value)?),
+            Table::Suspended => self.put_suspended(SuspendedRecord::read(key, value)?),
         }
         self.batch.clear();
         Ok(())

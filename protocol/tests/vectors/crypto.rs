@@ -66,6 +66,7 @@ fn labels() -> Vec<Named> {
         labelled::<Aborted>("ABORTED"),
         labelled::<Outcome>("OUTCOME"),
         labelled::<Enrol>("ENROL"),
+        labelled::<Shown>("SHOWN"),
         labelled::<Certificate>("CERTIFICATE"),
         labelled::<Manifest>("MANIFEST"),
     ]

@@ -287,6 +287,31 @@ pub(crate) fn found() -> Found {
     }
 }
 
+pub(crate) fn shown() -> ShownFrame {
+    let shown = Shown {
+        nonce: nonce(),
+        part: 1,
+        parts: 3,
+        stays: vec![
+            ShownStay { placement: signed(&placement()), consent: Some(ids()) },
+            ShownStay { placement: signed(&placement()), consent: None },
+        ],
+        held: vec![ids()],
+        elsewhere: vec![signed(&placement())],
+    };
+    ShownFrame {
+        shown: signed(&shown),
+        certificate: signed(&certificate()),
+        manifests: vec![signed(&plain_manifest())],
+        addresses: vec!["/ip4/192.0.2.1/tcp/4001".to_owned()],
+    }
+}
+
+pub(crate) fn shown_nothing() -> ShownFrame {
+    let shown = Shown { nonce: nonce(), part: 0, parts: 1, stays: vec![], held: vec![], elsewhere: vec![] };
+    ShownFrame { shown: signed(&shown), certificate: signed(&certificate()), manifests: vec![], addresses: vec![] }
+}
+
 pub(crate) fn record(kind: RecordKind) -> SealedRecord {
     SealedRecord { number: 0x0102, kind, sealed: count::<24>(0xf0).to_vec() }
 }

@@ -83,6 +83,9 @@ fn registry() -> Vec<Vector> {
         frame("by identifier", F::Lookup(Lookup::Id(ids().service))),
         frame("", F::Found(found())),
         frame("nothing", F::Found(Found { lookup: Lookup::Id(ids().service), service: None, addresses: vec![] })),
+        frame("", F::Recovering(Recovering { nonce: nonce() })),
+        frame("", F::Shown(shown())),
+        frame("nothing", F::Shown(shown_nothing())),
     ];
     let reasons = [
         NoReason::NotEnrolled,
@@ -164,6 +167,8 @@ fn journals() -> Vec<Vector> {
     let held = Held { ack: signed(&transfer_ack()), complete: complete_frame(), state };
     let word = signed(&manifest());
     let (service, epoch) = (ids.service, ids.epoch);
+    let (hash, at) = (Digest([0x21; 32]), Timestamp(1_700_000_000_000_000));
+    let key = || IdempotencyKey::try_from("8e03978e".to_owned()).unwrap();
     let request = b"GET / HTTP/1.1\r\n\r\n".to_vec();
     let logged = Logged {
         client: client_id(ids.host, 5),
@@ -174,8 +179,6 @@ fn journals() -> Vec<Vector> {
         request,
         inputs: vec![3, 4],
     };
-    let (hash, at) = (Digest([0x21; 32]), Timestamp(1_700_000_000_000_000));
-    let key = || IdempotencyKey::try_from("8e03978e".to_owned()).unwrap();
     let placed =
         Entry::Placed { placement: signed(&placement()), manifest: signed(&manifest()), secret, received: true };
     vec![

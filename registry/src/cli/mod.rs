@@ -14,10 +14,11 @@ use wayfare_net::{DirectConnector, Witness};
 use wayfare_protocol::trust::Role;
 
 use crate::{
-    api::{JoinTokenRequest, RevokeRequest, Status},
+    api::{BackupRequest, JoinTokenRequest, RevokeRequest, Status},
+    backup::{self, BackupError},
     config::{ConfigError, StateDir},
     run::{RunError, run_watched},
-    view::{HostView, JoinTokenView, ServiceView, StatsView},
+    view::{BackupView, HostView, JoinTokenView, RecoveryView, ServiceView, StatsView},
 };
 
 use client::{Client, ClientError};
@@ -146,6 +147,38 @@ With --json, one object with the addresses is printed once it is ready.")]
         #[command(flatten)]
         common: Common,
     },
+    /// Copy all records into FILE, whether the registry runs or not. The key is not in it: back that up yourself.
+    #[command(after_help = "Examples:
+  wayfare-registry backup /backup/registry.$(date +%F)
+  wayfare-registry backup --force /backup/latest --json")]
+    Backup {
+        #[command(flatten)]
+        common: Common,
+        /// The backup to make.
+        file: PathBuf,
+        /// Replace FILE if it exists.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Put the backup FILE in place of the registry's records; the next `run` asks the hosts what has happened since.
+    #[command(after_help = "Examples:
+  wayfare-registry restore /backup/registry.2026-01-31
+  wayfare-registry restore --force /backup/latest
+
+The registry must not run. For the first 38 seconds of the next `run` no lease is given and nothing is decided; services stop
+for about that long. Then a service goes on as soon as the hosts that may have it have shown what they hold. One whose host
+is silent waits for it, as `placements` shows. If that host is gone for ever, only the owner's order to recover or to
+deregister the service could release it, and this version has no such orders yet.
+Lost with the records are revocations since the backup (repeat them), join tokens (make new ones) and statistics.")]
+    Restore {
+        #[command(flatten)]
+        common: Common,
+        /// A backup of this registry.
+        file: PathBuf,
+        /// Replace the present records, which are kept beside.
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// Runs the command line `arguments`, the first of which is the program's name.
@@ -175,7 +208,8 @@ pub fn main_watched(arguments: impl IntoIterator<Item = OsString>, witness: Opti
 fn exit_code(error: &anyhow::Error) -> u8 {
     let cannot_begin = error.is::<ConfigError>()
         || error.downcast_ref::<ClientError>().is_some_and(|error| matches!(error, ClientError::NotRunning { .. }))
-        || error.is::<RunError>();
+        || error.is::<RunError>()
+        || error.downcast_ref::<BackupError>().is_some_and(|error| !error.is_refusal());
     if cannot_begin { 2 } else { 1 }
 }
 
@@ -205,17 +239,36 @@ fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Resul
         }
         Command::Placements { common } => {
             let services: Vec<ServiceView> = runtime.block_on(client(&common).get("/v1/placements"))?;
-            output::placements(&services, common.json)
+            let recovery: Option<RecoveryView> = runtime.block_on(client(&common).get("/v1/recovery"))?;
+            output::placements(&services, recovery.as_ref(), common.json)
         }
         Command::Stats { common } => {
             let stats: StatsView = runtime.block_on(client(&common).get("/v1/stats"))?;
             output::stats(&stats, common.json)
+        }
+        Command::Backup { common, file, force } => {
+            let made = runtime.block_on(make_backup(&common, file, force))?;
+            output::backed_up(&made, common.json)
+        }
+        Command::Restore { common, file, force } => {
+            let restored = backup::restore(&StateDir::new(&common.dir), &file, force)?;
+            output::restored(&restored, &common.dir, common.json)
         }
     }
 }
 
 fn client(common: &Common) -> Client {
     Client::new(&StateDir::new(&common.dir))
+}
+
+/// The running Registry writes it, for it holds the records; without one, this process does.
+async fn make_backup(common: &Common, file: PathBuf, force: bool) -> anyhow::Result<BackupView> {
+    let file = std::path::absolute(&file).context("cannot tell where FILE is")?;
+    let asked = client(common).post("/v1/backup", &BackupRequest { file: file.clone(), force }).await;
+    match asked {
+        Err(ClientError::NotRunning { .. }) => Ok(backup::of_stopped(&StateDir::new(&common.dir), &file, force)?),
+        answered => Ok(answered?),
+    }
 }
 
 async fn serve(common: Common, witness: Option<Arc<dyn Witness>>) -> anyhow::Result<()> {

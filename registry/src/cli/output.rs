@@ -1,6 +1,9 @@
 //! Results, for people and, with `--json`, for programs: then stdout has exactly one JSON object, on one line.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -9,7 +12,7 @@ use serde_json::json;
 use crate::{
     api::{RevokeRequest, Status},
     config::StateDir,
-    view::{DurationView, HostView, JoinTokenView, ServiceView, StatsView},
+    view::{BackupView, DurationView, HostView, JoinTokenView, RecoveryView, RestoredView, ServiceView, StatsView},
 };
 
 fn print(text: &str) -> anyhow::Result<()> {
@@ -110,12 +113,60 @@ pub(super) fn revoked(revoked: &RevokeRequest, json: bool) -> anyhow::Result<()>
     print(&format!("`{}` is revoked: what runs there stops within a lease, and may move away", revoked.target))
 }
 
-pub(super) fn placements(services: &[ServiceView], json: bool) -> anyhow::Result<()> {
+pub(super) fn backed_up(made: &BackupView, json: bool) -> anyhow::Result<()> {
     if json {
-        return print_json(&json!({ "services": services }));
+        return print_json(made);
     }
+    let BackupView { file, bytes, services, hosts } = made;
+    print(&format!("{file}: {services} services, {hosts} hosts, {bytes} bytes; the key is not in it"))
+}
+
+pub(super) fn restored(restored: &RestoredView, dir: &Path, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(restored);
+    }
+    let kept = restored.kept.as_ref().map(|kept| format!("  the replaced records are kept as {kept}\n"));
+    print(&format!(
+        "{} services restored from {}\n{}next: wayfare-registry run --dir {}",
+        restored.services,
+        restored.file,
+        kept.unwrap_or_default(),
+        dir.display()
+    ))
+}
+
+/// What an operator should know after a restore.
+fn recovery_note(services: &[ServiceView], recovery: &RecoveryView) -> Option<String> {
+    let RecoveryView { services: known, resumed, suspended, window_left_ms, .. } = recovery;
+    if *window_left_ms > 0.0 {
+        let seconds = (window_left_ms / 1e3).ceil();
+        return Some(format!(
+            "restored from a backup: nothing is decided for {seconds} s, until the longest lease has ended"
+        ));
+    }
+    if *suspended == 0 {
+        return None;
+    }
+    let mut text = format!("restored from a backup: {known} services, {resumed} resumed, {suspended} wait");
+    for service in services.iter().filter(|service| service.state == "waiting") {
+        let host = service.waits_for.as_deref().unwrap_or("the registry");
+        text.push_str(&format!("\n  {} waits for host {host} to show what it has", service.name));
+    }
+    text.push_str(
+        "\n  a host that comes back is heard at any time; for one that is gone for ever only the owner's order to recover or to\n  \
+         deregister the service could help, and this version has no such orders yet",
+    );
+    Some(text)
+}
+
+pub(super) fn placements(services: &[ServiceView], recovery: Option<&RecoveryView>, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(&json!({ "services": services, "recovery": recovery }));
+    }
+    let note = recovery.and_then(|recovery| recovery_note(services, recovery));
     if services.is_empty() {
-        return print("no service is registered yet: a home node does that with `wayfare deploy`");
+        let none = "no service is registered yet: a home node does that with `wayfare deploy`";
+        return print(note.as_deref().unwrap_or(none));
     }
     let rows: Vec<Vec<String>> = services
         .iter()
@@ -123,10 +174,12 @@ pub(super) fn placements(services: &[ServiceView], json: bool) -> anyhow::Result
             let lease = format!("{:.0} s", service.lease_left_ms / 1e3);
             let moving = if service.moving { "yes" } else { "no" };
             let host = short(&service.host);
-            vec![service.name.clone(), service.epoch.clone(), service.cloud.clone(), host, lease, moving.to_owned()]
+            let (name, epoch, cloud) = (service.name.clone(), service.epoch.clone(), service.cloud.clone());
+            vec![name, epoch, cloud, host, lease, moving.to_owned(), service.state.clone()]
         })
         .collect();
-    print(&table(&["SERVICE", "EPOCH", "CLOUD", "HOST", "LEASE", "MOVING"], &rows))
+    print(&table(&["SERVICE", "EPOCH", "CLOUD", "HOST", "LEASE", "MOVING", "STATE"], &rows))?;
+    note.map_or(Ok(()), |note| print(&note))
 }
 
 pub(super) fn stats(stats: &StatsView, json: bool) -> anyhow::Result<()> {

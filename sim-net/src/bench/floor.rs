@@ -69,16 +69,7 @@ impl Floor {
             black_box(Dalek::dh_public(black_box(&secret)));
         });
         let dh_us = median(rounds, || drop(black_box(Dalek::agree(&secret, &share, &Digest([1; 32])))));
-        let mut file = OpenOptions::new().create(true).append(true).open(dir.join("floor"))?;
-        let mut failed = None;
-        let sync_us = median(rounds, || {
-            if let Err(error) = file.write_all(&[3; 500]).and_then(|()| file.sync_data()) {
-                failed = Some(error);
-            }
-        });
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
+        let sync_us = sync_us(dir, rounds)?;
         let (host, addresses) = (to.host_id(), to.listen_addresses());
         from.probe(host, &addresses).await?;
         let mut trips = Vec::with_capacity(rounds);
@@ -110,6 +101,21 @@ impl Floor {
             + COUNTS.round_trips * self.round_trip_us
             + f64::from(COUNTS.syncs) * self.sync_us
     }
+}
+
+/// The median of appending 500 bytes to a file in `dir` and syncing them, µs.
+///
+/// # Errors
+/// What the disk reports.
+pub fn sync_us(dir: &Path, rounds: usize) -> std::io::Result<f64> {
+    let mut file = OpenOptions::new().create(true).append(true).open(dir.join("floor"))?;
+    let mut failed = None;
+    let sync_us = median(rounds, || {
+        if let Err(error) = file.write_all(&[3; 500]).and_then(|()| file.sync_data()) {
+            failed = Some(error);
+        }
+    });
+    failed.map_or(Ok(sync_us), Err)
 }
 
 fn median(rounds: usize, mut primitive: impl FnMut()) -> f64 {

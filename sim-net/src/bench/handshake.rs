@@ -9,7 +9,9 @@ use std::{
 use anyhow::{Context as _, bail};
 use futures::future::try_join_all;
 use tokio::sync::broadcast;
-use wayfare_protocol::{host::Event, ids::ServiceId, migration::trace::step_name, placement::Policy, trust::Role};
+use wayfare_protocol::{
+    host::Event, ids::ServiceId, manifest::Durability, migration::trace::step_name, placement::Policy, trust::Role,
+};
 
 use super::{
     Memory, Report, Row,
@@ -93,7 +95,7 @@ async fn measure(
     for (from, to) in [(home, alpha), (alpha, beta), (beta, alpha)] {
         meet(from, to).await?;
     }
-    let service = mesh.deploy(home, "tiny", TINY.to_vec()).await?;
+    let service = mesh.deploy(home, "tiny", TINY.to_vec(), Durability::Memory).await?;
     transfer(home, alpha, service).await?;
     let before = Floor::measure(mesh.dir(), &alpha.node.net, &beta.node.net, FLOOR_ROUNDS).await?;
     let mut times = Vec::with_capacity(rounds);

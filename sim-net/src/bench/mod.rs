@@ -3,6 +3,7 @@
 //! A row is one figure, beside its floor (what the same machine needs for the work that cannot be avoided, measured in
 //! the same run) and the ratio of the two, where there is a floor.
 
+pub mod durability;
 pub mod floor;
 pub mod handshake;
 pub(crate) mod idle;

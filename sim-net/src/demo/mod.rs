@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use futures::future::try_join_all;
 use tokio::sync::watch as signal;
-use wayfare_protocol::{placement::Policy, trust::Role};
+use wayfare_protocol::{manifest::Durability, placement::Policy, trust::Role};
 
 use crate::{
     client::{LoadClient, LoadConfig, LoadReport, Service},
@@ -132,7 +132,7 @@ impl Prepared {
         let mut members = bring_up(&mesh, &matrix, &layout, &options).await?;
         view.note(&format!("{} nodes are up", members.len() + 1));
         let home = members.first().context("a mesh has a home")?;
-        mesh.deploy(home, SERVICE, module).await?;
+        mesh.deploy(home, SERVICE, module, Durability::Log).await?;
         view.note(&format!("the service runs at home, on {}", matrix.name(layout.home)));
         let mut user = members.pop().context("a mesh has a gateway")?;
         let ingress = user.ingress().context("the gateway listens")?;

@@ -46,11 +46,7 @@ impl<'a> Director<'a> {
     }
 
     /// Kills, starts again and moves for so long.
-    pub(super) async fn direct(
-        &mut self,
-        length: Duration,
-        progress: impl Fn(&Self, Duration),
-    ) -> anyhow::Result<()> {
+    pub(super) async fn direct(&mut self, length: Duration, progress: impl Fn(&Self, Duration)) -> anyhow::Result<()> {
         let begun = Instant::now();
         let end = begun + length;
         let (mut kill_at, mut move_at, mut tell_at) = (begun + self.kill_every, begun, begun);
@@ -104,7 +100,10 @@ impl<'a> Director<'a> {
     }
 
     fn everybody(&self) -> Vec<String> {
-        [Kind::Registry, Kind::Home, Kind::Cloud, Kind::Gateway].into_iter().flat_map(|kind| self.mesh.all(kind)).collect()
+        [Kind::Registry, Kind::Home, Kind::Cloud, Kind::Gateway]
+            .into_iter()
+            .flat_map(|kind| self.mesh.all(kind))
+            .collect()
     }
 
     async fn revive(&mut self, now: Instant) -> anyhow::Result<()> {

@@ -158,7 +158,10 @@ impl fmt::Display for Summary {
 pub async fn run(options: SoakOptions) -> anyhow::Result<Summary> {
     let SoakOptions { clouds, services, .. } = options;
     ensure!((2..=CLOUDS_MAX).contains(&clouds), "{clouds} clouds are not possible: ask for 2 to {CLOUDS_MAX}");
-    ensure!((1..=SERVICES_MAX).contains(&services), "{services} services are not possible: ask for 1 to {SERVICES_MAX}");
+    ensure!(
+        (1..=SERVICES_MAX).contains(&services),
+        "{services} services are not possible: ask for 1 to {SERVICES_MAX}"
+    );
     let programs = Programs::beside_this()?;
     sweep(&std::env::temp_dir());
     let mut interrupt = signal(SignalKind::interrupt())?;

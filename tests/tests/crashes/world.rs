@@ -11,7 +11,9 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::Signal;
-use sim_net::processes::{Health, Joining, Kind, Process, Processes, Programs, REGISTRY, Setup, User, UserConfig, free_address};
+use sim_net::processes::{
+    Health, Joining, Kind, Process, Processes, Programs, REGISTRY, Setup, User, UserConfig, free_address,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

@@ -108,7 +108,7 @@ impl World {
                     batch.iter().for_each(|op| op.apply(&mut self.image));
                     self.registry.handle_synced(seq);
                 }
-                Effect::Reply { to, frame } => sent.push((to, frame)),
+                Effect::Reply { to, frame } | Effect::Ask { to, frame, .. } => sent.push((to, frame)),
                 Effect::Event(event) => self.events.push(event),
             }
         }

@@ -4,4 +4,5 @@ mod exchange;
 mod harness;
 mod membership;
 mod races;
+mod recovery;
 mod refusals;

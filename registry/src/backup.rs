@@ -1,0 +1,235 @@
+//! Backups of the records, and their way back (PROTOCOL 4, rule 7).
+//!
+//! A backup is a store of its own: one redb file, consistent, made while the Registry runs or not. What was decided after
+//! it, only the hosts know. So [`restore`] marks the records, and the next run asks the hosts before it decides anything.
+//! The signing key is not in a backup.
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::{Path, PathBuf},
+};
+
+use wayfare_protocol::{
+    ids::RegistryId,
+    registry::{self, RestoreError, StoreOp, Table},
+};
+
+use crate::{
+    clock,
+    config::{ConfigError, StateDir},
+    store::{RedbStore, Row, Store, StoreError},
+    view::{BackupView, RestoredView},
+};
+
+/// What every redb file begins with.
+const MAGIC: &[u8] = b"redb";
+
+/// Why a backup was not made, or not restored. What was there is as it was, unless the variant says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// It would overwrite something.
+    #[error("{} exists already: choose another name, or say --force to replace it", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The directory has records.
+    #[error("{} holds records: restoring replaces all that was decided since the backup; if that is what you want, say --force \
+        (the present records are kept as {})", path.display(), kept.display())]
+    WouldReplace {
+        /// The records.
+        path: PathBuf,
+        /// Where they would be kept.
+        kept: PathBuf,
+    },
+    /// There is nothing to back up.
+    #[error("{} holds no records yet: the registry has never run there", path.display())]
+    NoRecords {
+        /// Where they would be.
+        path: PathBuf,
+    },
+    /// A Registry runs there.
+    #[error("a registry is running in {}: stop that one first", dir.display())]
+    Running {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// It is something else.
+    #[error("{} is no backup of a registry: `wayfare-registry backup FILE` makes one", path.display())]
+    NoBackup {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot read or write {}: check that it exists, its owner and the disk's space", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The records cannot be understood.
+    #[error("{}: {source}", path.display())]
+    Records {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: RestoreError,
+    },
+    /// The directory's configuration or key.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+impl BackupError {
+    /// Whether all is well, and only the answer is no.
+    pub(crate) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Exists { .. } | Self::WouldReplace { .. })
+    }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
+    let path = path.to_owned();
+    |source| BackupError::Io { path, source }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+/// Renames `from` to `to`, and has that on disk.
+fn put_in_place(from: &Path, to: &Path) -> Result<(), BackupError> {
+    let sync = |path: &Path| fs::File::open(path).and_then(|file| file.sync_all());
+    sync(from).and_then(|()| fs::rename(from, to)).map_err(io_error(to))?;
+    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync(parent).map_err(io_error(parent))
+}
+
+fn remove(path: &Path) -> Result<(), BackupError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn put((table, key, value): Row) -> StoreOp {
+    StoreOp { table, key, value: Some(value) }
+}
+
+/// Why records were not marked; nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The records cannot be understood.
+    #[error(transparent)]
+    Records(#[from] RestoreError),
+}
+
+/// Marks the records of Registry `id` as restored from a backup: the next [`run`](crate::run) on this store begins by asking
+/// the hosts. Returns how many services there are.
+///
+/// # Errors
+/// [`MarkError`].
+pub fn mark_restored(store: &mut dyn Store, id: RegistryId) -> Result<usize, MarkError> {
+    let rows = store.load()?;
+    let services = rows.iter().filter(|(table, ..)| *table == Table::Services).count();
+    let marks = registry::mark_restored(id, rows, clock::now().wall)?;
+    store.commit(&marks)?;
+    Ok(services)
+}
+
+/// Writes `records` as a new store at `path`, whole or not at all.
+pub(crate) fn write(records: &[StoreOp], path: &Path, force: bool) -> Result<BackupView, BackupError> {
+    if path.exists() && !force {
+        return Err(BackupError::Exists { path: path.to_owned() });
+    }
+    let partial = beside(path, ".partial");
+    remove(&partial)?;
+    let mut store = RedbStore::open(&partial)?;
+    // Who may read it is known before anything is in it.
+    fs::set_permissions(&partial, fs::Permissions::from_mode(0o600)).map_err(io_error(&partial))?;
+    store.commit(records)?;
+    drop(store);
+    put_in_place(&partial, path)?;
+    let count = |table: Table| records.iter().filter(|op| op.table == table).count();
+    let bytes = fs::metadata(path).map_err(io_error(path))?.len();
+    let file = path.display().to_string();
+    Ok(BackupView { file, bytes, services: count(Table::Services), hosts: count(Table::Hosts) })
+}
+
+/// Backs up the records of a Registry that does not run.
+pub(crate) fn of_stopped(dir: &StateDir, path: &Path, force: bool) -> Result<BackupView, BackupError> {
+    let store = dir.store();
+    if !store.exists() {
+        return Err(BackupError::NoRecords { path: store });
+    }
+    let records: Vec<StoreOp> = RedbStore::open(&store)?.load()?.into_iter().map(put).collect();
+    write(&records, path, force)
+}
+
+/// Puts the backup at `path` in place of the directory's records, marked: the next run begins by asking the hosts.
+pub(crate) fn restore(dir: &StateDir, path: &Path, force: bool) -> Result<RestoredView, BackupError> {
+    // The key first: without it, the records are worth nothing.
+    let config = dir.load()?;
+    if UnixStream::connect(dir.socket()).is_ok() {
+        return Err(BackupError::Running { dir: dir.path().to_owned() });
+    }
+    let (target, kept) = (dir.store(), beside(&dir.store(), ".replaced"));
+    let present = target.exists();
+    // Whoever runs on it holds it, and nobody else can while this does. A damaged one may be replaced.
+    let _held = match present.then(|| RedbStore::open(&target)) {
+        Some(Err(StoreError::InUse { .. })) => return Err(BackupError::Running { dir: dir.path().to_owned() }),
+        opened => opened,
+    };
+    if present && !force {
+        return Err(BackupError::WouldReplace { path: target, kept });
+    }
+    let restoring = beside(&target, ".restoring");
+    remove(&restoring)?;
+    check_magic(path)?;
+    fs::copy(path, &restoring).map_err(io_error(path))?;
+    let marked = mark(&restoring, config.id(), path);
+    let view = match marked {
+        Ok(view) => view,
+        Err(error) => {
+            remove(&restoring)?;
+            return Err(error);
+        }
+    };
+    if present {
+        fs::rename(&target, &kept).map_err(io_error(&kept))?;
+    }
+    put_in_place(&restoring, &target)?;
+    Ok(RestoredView { kept: present.then(|| kept.display().to_string()), ..view })
+}
+
+fn mark(restoring: &Path, id: RegistryId, source: &Path) -> Result<RestoredView, BackupError> {
+    let mut store = RedbStore::open(restoring)?;
+    fs::set_permissions(restoring, fs::Permissions::from_mode(0o600)).map_err(io_error(restoring))?;
+    let services = mark_restored(&mut store, id).map_err(|error| match error {
+        MarkError::Store(error) => BackupError::Store(error),
+        MarkError::Records(error) => BackupError::Records { path: source.to_owned(), source: error },
+    })?;
+    Ok(RestoredView { file: source.display().to_string(), services, kept: None })
+}
+
+/// `redb` makes a store of an empty file: that is no backup.
+fn check_magic(path: &Path) -> Result<(), BackupError> {
+    let mut head = [0; 4];
+    let mut file = fs::File::open(path).map_err(io_error(path))?;
+    match file.read_exact(&mut head) {
+        Ok(()) if head == MAGIC => Ok(()),
+        Ok(()) | Err(_) => Err(BackupError::NoBackup { path: path.to_owned() }),
+    }
+}
