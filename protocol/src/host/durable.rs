@@ -35,8 +35,8 @@ use crate::{
 /// Where a service went that was here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Departed {
-    service: ServiceId,
-    placement: Signed<Placement>,
+    pub(super) service: ServiceId,
+    pub(super) placement: Signed<Placement>,
 }
 
 /// A service in the journal.

@@ -88,8 +88,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 parts.with_room(wire::encode(&ids).len(), 0).held.push(ids);
             }
         }
-        for (service, placement) in &self.departed {
-            if service.registry == registry {
+        for departed in &self.departed {
+            let placement = &departed.placement;
+            if departed.service.registry == registry {
                 parts.with_room(wire::encode(placement).len(), 0).elsewhere.push(placement.clone());
             }
         }

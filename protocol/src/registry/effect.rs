@@ -49,6 +49,8 @@ pub enum AbortCause {
     Reclaimed,
     /// The target lost its enrolment before it had the service.
     Revoked,
+    /// Nobody has gone on with it for so long that nobody can any more.
+    Abandoned,
 }
 
 impl AbortCause {
@@ -59,6 +61,7 @@ impl AbortCause {
             Self::Cancelled => "cancelled",
             Self::Reclaimed => "reclaimed",
             Self::Revoked => "revoked",
+            Self::Abandoned => "abandoned",
         }
     }
 }

@@ -1,12 +1,12 @@
 //! A service's life at the Registry: REGISTER, RENEW, lookups.
 
 use super::{
-    Call, Event, LeaseState, Refusal, Registry,
+    AbortCause, Call, Event, LeaseState, Refusal, Registry,
     records::{ManifestRecord, ServiceRecord},
 };
 use crate::{
     ids::{Epoch, HostId, MigrationId, ServiceId},
-    limits::{ADDRESSES_MAX, REGISTERED_MAX, lease_counted},
+    limits::{ADDRESSES_MAX, CLOCK_SKEW, REGISTERED_MAX, TRANSFER_MAX, VERDICT_LIFETIME, lease_counted},
     manifest::Manifest,
     migration::messages::{
         Answer, Decision, Found, Granted, Lease, Lookup, Placement, Register, RegisterFrame, RegistryFrame, Renew,
@@ -170,6 +170,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let renew = signed.verify::<S, G>(&placement.key.0, self.id(), self.me())?;
         crate::migration::source::check_ids::<G>(&renew.ids, &placement.ids())?;
         ensure::<G>(!self.is_revoked(call.peer), Reject::Revoked)?;
+        self.end_abandoned(call, placement.service);
         let last = self.leases.get(&placement.service).and_then(|lease| lease.renewed.clone());
         let granted = match last {
             Some((request, granted)) if request == signed.hash() => {
@@ -187,6 +188,24 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         };
         self.reply(call.peer, RegistryFrame::Granted(granted));
         Ok(())
+    }
+
+    /// Aborts the service's undecided migration if nobody can go on with it any more: a source that forgot it in a crash
+    /// says nothing of it, but renews its lease, which it would not after consent. Aborting is always safe: whoever was
+    /// late hears so.
+    fn end_abandoned(&mut self, call: &Call<'_>, service: ServiceId) {
+        let Some(record) = self.tables.services.get(service) else { return };
+        let Some(migration) = record.live.and_then(|mig| self.tables.migrations.get(mig)) else { return };
+        // Without 6 nothing can follow once 3 has expired; with it, the records may take their time.
+        let last = match migration.pinned {
+            None => migration.expiry,
+            Some(_) => migration.expiry + VERDICT_LIFETIME + TRANSFER_MAX,
+        };
+        if call.now.wall > last + CLOCK_SKEW + CLOCK_SKEW {
+            let (mig, record) = (migration.ids.mig, ServiceRecord { live: None, ..record.clone() });
+            self.abort(mig, AbortCause::Abandoned);
+            self.tables.put_service(record);
+        }
     }
 
     /// The epoch has ended: the former holder learns by which migration (PROTOCOL 4.6). A forgotten one is no answer.

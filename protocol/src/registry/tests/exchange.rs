@@ -3,7 +3,7 @@
 use super::harness::{World, granted, world};
 use crate::{
     ids::Epoch,
-    limits::{LEASE, lease_counted},
+    limits::{LEASE, TRANSFER_MAX, VERDICT_LIFETIME, lease_counted},
     migration::messages::{Aborted, Answer, Decision, Found, Lease, Lookup, Outcome, RegistryFrame},
     registry::{AbortCause, Effect, Event, MigrationState},
     reject::Reject,
@@ -267,4 +267,38 @@ fn a_cloud_whose_figures_disagree_with_the_sources_is_flagged() {
     let (attempt, _) = world.moved(&mut service, &home, &fjord);
     world.ok(&home, &world.twelve(&attempt, |released| released.transfer = Micros::from_secs(9)));
     assert!(world.registry.stats().next().unwrap().is_flagged());
+}
+
+#[test]
+fn a_migration_that_nobody_goes_on_with_ends_with_a_renewal() {
+    for pinned in [false, true] {
+        let (mut world, mut service, home, fjord, _) = world();
+        let attempt = if pinned {
+            world.pinned(&mut service, &home, &fjord)
+        } else {
+            world.allowed(&mut service, &home, &fjord).0
+        };
+        let live = |world: &World| world.registry.migration(attempt.ids.mig).unwrap().decision();
+        // The source has crashed, and has forgotten it; its service runs on.
+        world.pass(VERDICT_LIFETIME);
+        let renew = world.renew(&service, |_| ());
+        world.ask(&home, &renew);
+        assert_eq!(live(&world), None, "it may still be on its way");
+        if pinned {
+            world.pass(VERDICT_LIFETIME);
+            world.pass(TRANSFER_MAX);
+        }
+        world.pass(Micros::from_secs(11));
+        let renew = world.renew(&service, |_| ());
+        world.ask(&home, &renew);
+        assert_eq!(live(&world), Some(Decision::Aborted));
+        let abandoned = |event: &Event| matches!(event, Event::Aborted { cause: AbortCause::Abandoned, .. });
+        assert!(world.events.iter().any(abandoned));
+        if pinned {
+            // Whoever is late after all hears of it.
+            let late = world.ten(&attempt, |_| (), |_| ());
+            let RegistryFrame::Granted(answer) = world.ask(&fjord, &late) else { panic!("no answer") };
+            assert!(matches!(answer.answer, Answer::Outcome(_)));
+        }
+    }
 }
