@@ -92,8 +92,10 @@ impl Journal {
         let torn =
             (found.end < bytes.len()).then(|| Torn { at: found.end as u64, bytes: (bytes.len() - found.end) as u64 });
         if torn.is_some() {
-            file.set_len(found.end as u64).and_then(|()| file.sync_all()).map_err(failed)?;
+            file.set_len(found.end as u64).map_err(failed)?;
         }
+        // A process that was killed may have left entries in the page cache only: what is acted upon must be on disk.
+        file.sync_all().map_err(failed)?;
         let last_seq = found.entries.last().map_or(0, |(seq, _)| *seq).max(head.base);
         let entries = found.entries.into_iter().map(|(seq, payload)| (seq, bytes[payload].to_vec())).collect();
         let journal = Self {

@@ -356,7 +356,7 @@ impl Sessions {
     /// Evicts the sessions that were not used since the last sweep and run nothing; returns them. Each leaves a tombstone.
     /// A tombstone that runs out early, because some gateway opens one session after the other, harms only that gateway:
     /// what was swept has executed nothing for a [`SESSION_SWEEP`], far beyond
-    /// [`REQUEST_TIMEOUT`](crate::limits::REQUEST_TIMEOUT), after which no gateway sends a request again.
+    /// [`KEY_PENDING_MAX`](crate::gateway::keys::KEY_PENDING_MAX), after which no gateway sends a request again.
     pub fn sweep(&mut self) -> Vec<ClientId> {
         let idle: Vec<ClientId> = self
             .open

@@ -181,7 +181,7 @@ impl Task {
                 Effect::Reply { to, frame } if self.hold.contains(frame.name()) => {
                     let _ = self.holding.send((to, frame)).await;
                 }
-                Effect::Reply { to, frame } => self.send(to, &frame.to_bytes()).await,
+                Effect::Reply { to, frame } | Effect::Ask { to, frame, .. } => self.send(to, &frame.to_bytes()).await,
                 Effect::Event(_) => {}
             }
         }

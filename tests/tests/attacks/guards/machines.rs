@@ -82,7 +82,7 @@ impl World {
         while let Some(effect) = self.registry.poll_effect() {
             match effect {
                 Effect::Persist { seq, .. } => self.registry.handle_synced(seq),
-                Effect::Reply { to, frame } => sent.push((to, frame)),
+                Effect::Reply { to, frame } | Effect::Ask { to, frame, .. } => sent.push((to, frame)),
                 Effect::Event(_) => {}
             }
         }
