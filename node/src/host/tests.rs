@@ -241,7 +241,17 @@ impl Node {
             let advertised = net.listen_addresses();
             let driver = driver();
             let parts = HostParts {
- identity, config, bundle, net, net_events, advertised, dir, driver, forget_lost, witness: None };
+                identity,
+                config,
+                bundle,
+                net,
+                net_events,
+                advertised,
+                dir,
+                driver,
+                forget_lost,
+                witness: None,
+            };
             let handle = start(parts, &TaskTracker::new(), stop.clone())?;
             // For as long as the runtime lives.
             std::mem::forget(stop);
