@@ -125,6 +125,8 @@ pub const fn recovery_window(lease: Micros) -> Micros {
     Micros(lease_counted(lease).0.saturating_add(CLOCK_SKEW.0))
 }
 
+/// [`recovery_window`] of the default lease.
+pub const RECOVERY_WINDOW: Micros = recovery_window(LEASE);
 /// How often a restored Registry asks one host to show what it has.
 pub const SHOW_INTERVAL: Micros = Micros::from_secs(5);
 /// How often, once the window is over, it asks the hosts that services still wait for.

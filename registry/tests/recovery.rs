@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use wayfare_net::{DirectConnector, FrameReader, FrameWriter, Net, NetConfig, Protocol, Stream};
 use wayfare_protocol::{
     ids::{Digest, HostId, Nonce, OwnerKey, PlacementKey},
-    limits::{FRAME_BYTES_MAX, LEASE, recovery_window},
+    limits::{FRAME_BYTES_MAX, RECOVERY_WINDOW},
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::messages::*,
     suite::{Dalek, Secret, Suite as _},
@@ -205,7 +205,7 @@ async fn who_enrolled_and_what_was_registered_after_the_backup_is_learnt() {
 async fn after_the_window_leases_are_given_again() {
     let Restored { _root, state, registry, mut home, placement, shown } = restored(true).await;
     home.writer.send(&RegistryFrame::Shown(shown).to_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_micros(recovery_window(LEASE).0)).await;
+    tokio::time::sleep(Duration::from_micros(RECOVERY_WINDOW.0)).await;
     assert_eq!(registry.handle().placements().await.unwrap()[0].state, "placed");
     assert!(matches!(home.ask(home.renew(&placement, 3)).await, RegistryFrame::Granted(_)));
     stop(registry).await;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 use sim_net::processes::{
     Health, Joining, Kind, Process, Processes, Programs, REGISTRY, Setup, User, UserConfig, free_address,

@@ -3,7 +3,7 @@
 use super::harness::{Node, R, START, Sent, Service, World, config, world};
 use crate::{
     ids::{Epoch, HostId, Nonce},
-    limits::{ADDRESSES_MAX, LEASE, SHOWN_PARTS_MAX, recovery_window},
+    limits::{ADDRESSES_MAX, RECOVERY_WINDOW, SHOWN_PARTS_MAX},
     manifest::Manifest,
     migration::messages::{Lookup, Placement, RegistryFrame, Shown, ShownFrame, ShownStay},
     registry::{
@@ -161,7 +161,7 @@ fn the_newest_placement_is_adopted_and_its_host_goes_on_after_the_window() {
     assert_eq!(view, Some(Suspension { window: true, waits_for: None }));
     let renew = world.renew(&service, |_| ());
     world.refused(&fjord, &renew, Reject::Recovering);
-    world.pass(recovery_window(LEASE));
+    world.pass(RECOVERY_WINDOW);
     assert!(matches!(world.ask(&fjord, &renew), RegistryFrame::Granted(_)));
     assert!(world.events.contains(&Event::WindowOver { services: 1, waiting: 0 }));
     // It is on disk that this is over.
@@ -329,7 +329,7 @@ fn who_enrolled_after_the_backup_is_readmitted_by_its_certificate() {
     let frame = good(&world).frame(&world);
     world.ok(&gamma, &frame);
     assert_eq!(world.registry.placement(service.id).unwrap().host, gamma.host);
-    world.pass(recovery_window(LEASE));
+    world.pass(RECOVERY_WINDOW);
     assert!(matches!(world.ask(&gamma, &renew), RegistryFrame::Granted(_)));
     let fjord = Node::new(2, "fjord");
     world.moved(&mut service, &gamma, &fjord);
@@ -343,7 +343,7 @@ fn a_name_given_away_since_stays_given_away() {
     let placed = placement(&world, &service);
     let manifest = world.registry.tables.manifests.get(service.id).unwrap().signed.clone();
     restore(&mut world, backup);
-    world.pass(recovery_window(LEASE));
+    world.pass(RECOVERY_WINDOW);
     // Its host is silent; after the window another owner takes the name.
     let (owner, key) = (Secret::new([210; 32]), Secret::new([211; 32]));
     let taken = world.manifest(&owner, "new");
@@ -368,7 +368,7 @@ fn a_host_that_lies_gives_an_old_placement_life_only_while_the_newer_host_is_sil
     // Home has deleted its copy, and says that it serves.
     let lie = show(&world, &home, nonce, certificate(&world, &home)).stay(&first).frame(&world);
     world.ok(&home, &lie);
-    world.pass(recovery_window(LEASE));
+    world.pass(RECOVERY_WINDOW);
     world.registry.handle_timeout(world.now, &mut world.rng);
     world.drain();
     assert_eq!(world.registry.recovery(world.now).unwrap().suspended, 0);
