@@ -44,6 +44,9 @@ pub const LEASE_MIN: Micros = Micros::from_secs(2);
 /// See [`LEASE_MIN`].
 pub const LEASE_MAX: Micros = Micros::from_secs(3600);
 
+/// How much longer than its holder the Registry counts the default lease, for clocks that drift.
+pub const LEASE_DRIFT: Micros = Micros(LEASE.0 / 10);
+
 /// How long the Registry counts a lease: a tenth longer than its holder does, for clocks that drift.
 pub const fn lease_counted(lease: Micros) -> Micros {
     Micros(lease.0.saturating_add(lease.0 / 10))

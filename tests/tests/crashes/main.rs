@@ -22,7 +22,7 @@ use std::{
 };
 
 use cases::{Case, IMPOSSIBLE, Scene, Victim};
-use wayfare_tests::failpoint::Action;
+use wayfare_tests::failpoint::{Action, DIR_VARIABLE};
 use world::World;
 
 /// The variable that says which cases to run.
@@ -149,6 +149,15 @@ fn whoever_fails_whenever_nothing_is_lost_or_doubled() {
         }
     });
     report(&queue, &share);
+}
+
+/// Of the products, tests beside them look the same way, and find nothing.
+#[test]
+fn only_the_binaries_under_test_have_failpoints() {
+    let knows = |program: &str| String::from_utf8_lossy(&std::fs::read(program).unwrap()).contains(DIR_VARIABLE);
+    assert!(knows(env!("CARGO_BIN_EXE_wayfare-under-test")));
+    assert!(knows(env!("CARGO_BIN_EXE_wayfare-registry-under-test")));
+    assert!(!knows(env!("CARGO_BIN_EXE_wayfare-sim-under-test")));
 }
 
 fn report(queue: &Queue, share: &str) {
