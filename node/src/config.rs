@@ -82,6 +82,8 @@ pub struct Config {
     pub capacity: CapacitySettings,
     /// How services on it choose where to be (cloud, home).
     pub placement: PlacementSettings,
+    /// How moves go on (cloud, home).
+    pub migration: MigrationSettings,
     /// What it carries (gateway).
     pub gateway: GatewaySettings,
 }
@@ -162,6 +164,20 @@ impl Default for PlacementSettings {
     }
 }
 
+/// `[migration]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MigrationSettings {
+    /// How long a move that may still be given up waits for the other side's next message, ms.
+    pub step_timeout_ms: u64,
+}
+
+impl Default for MigrationSettings {
+    fn default() -> Self {
+        Self { step_timeout_ms: limits::STEP_TIMEOUT.0 / 1000 }
+    }
+}
+
 /// `[gateway]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -228,6 +244,7 @@ impl Config {
             .check()
             .and_then(|()| self.capacity.check())
             .and_then(|()| self.placement.check())
+            .and_then(|()| self.migration.check())
             .and_then(|()| self.gateway.check());
         checked.map_err(|(key, reason)| ConfigError::Value { file: file.to_owned(), key, reason })
     }
@@ -253,7 +270,7 @@ impl Config {
             capacity: self.capacity.resources(),
             price_micros: self.capacity.price_micros,
             placement: self.placement.config(),
-            step_timeout: limits::STEP_TIMEOUT,
+            step_timeout: Micros::from_millis(self.migration.step_timeout_ms),
             image_log_bytes: limits::IMAGE_LOG_BYTES_MIN,
             compact_journal_bytes: limits::COMPACT_JOURNAL_BYTES_MIN,
         }
@@ -345,6 +362,12 @@ impl PlacementSettings {
             downtime_default: Micros::from_millis(self.downtime_ms),
             ..PlacementConfig::default()
         }
+    }
+}
+
+impl MigrationSettings {
+    fn check(&self) -> Result<(), Wrong> {
+        within("migration.step_timeout_ms", self.step_timeout_ms, 100, 600_000)
     }
 }
 

@@ -4,7 +4,9 @@
 //! reading there. [`runtime`] runs services, [`journal`] keeps what was promised. [`run`] is the `wayfare` binary, whose
 //! commands are in `cli`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
+
+use wayfare_net::{Connector, DirectConnector, Witness};
 
 pub mod api;
 mod cli;
@@ -27,5 +29,10 @@ mod words;
 /// Exit codes: 0 on success; 2 if the command line, a file of the node, a port or a join token must be changed first; 1 for
 /// any other failure.
 pub fn run() -> ExitCode {
-    cli::run(std::env::args_os())
+    run_watched(Arc::new(DirectConnector), None)
+}
+
+/// As [`run`]; the node that the `run` command runs dials through `connector`, and `witness` watches it.
+pub fn run_watched(connector: Arc<dyn Connector>, witness: Option<Arc<dyn Witness>>) -> ExitCode {
+    cli::run(std::env::args_os(), connector, witness)
 }

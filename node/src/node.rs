@@ -8,7 +8,9 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
-use wayfare_net::{Connector, Net, NetConfig, NetError, NetEvent, NetLimits, limits::BOOTSTRAP_MAX, with_host};
+use wayfare_net::{
+    Connector, Net, NetConfig, NetError, NetEvent, NetLimits, Witness, limits::BOOTSTRAP_MAX, with_host,
+};
 use wayfare_protocol::{
     host::Identity,
     ids::RegistryId,
@@ -64,6 +66,8 @@ pub struct NodeOptions {
     pub forget_lost: bool,
     /// Keeps other processes out of `dir` while the node runs.
     pub lock: Option<DirLock>,
+    /// Who watches its messages and its journal, if anybody does.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 impl NodeOptions {
@@ -84,6 +88,7 @@ impl NodeOptions {
             api: Some(dir.socket()),
             forget_lost: false,
             lock: Some(lock),
+            witness: None,
             dir: dir.clone(),
         })
     }
@@ -101,6 +106,7 @@ impl NodeOptions {
             api: None,
             forget_lost: false,
             lock: None,
+            witness: None,
         }
     }
 }
@@ -330,6 +336,7 @@ fn start_host(
         dir,
         driver,
         forget_lost: options.forget_lost,
+        witness: options.witness.clone(),
     };
     Ok(host::start(parts, &node.tracker, node.shutdown.clone())?)
 }
@@ -349,6 +356,7 @@ async fn start_gateway(
         services: carried.collect(),
         probe_interval: settings.probe_interval(),
         dir: options.dir.path().to_owned(),
+        witness: options.witness.clone(),
     };
     Ok(gateway::start(parts, &node.tracker, node.shutdown.clone()).await?)
 }

@@ -37,12 +37,27 @@ pub const CLOCK_SKEW: Micros = Micros::from_secs(5);
 
 /// How long a verdict (3, 6) holds.
 pub const VERDICT_LIFETIME: Micros = Micros::from_secs(60);
-/// How long a placement may be served without renewal.
+/// How long a placement may be served without renewal, unless the Registry is configured otherwise.
 pub const LEASE: Micros = Micros::from_secs(30);
-/// How much longer than the holder the Registry counts a lease, for clocks that drift.
-pub const LEASE_DRIFT: Micros = Micros::from_secs(3);
-/// The holder renews this long after it last asked.
-pub const RENEW_INTERVAL: Micros = Micros::from_secs(10);
+/// The shortest and the longest lease that a Registry may be configured to give.
+pub const LEASE_MIN: Micros = Micros::from_secs(2);
+/// See [`LEASE_MIN`].
+pub const LEASE_MAX: Micros = Micros::from_secs(3600);
+
+/// How much longer than its holder the Registry counts the default lease, for clocks that drift.
+pub const LEASE_DRIFT: Micros = Micros(LEASE.0 / 10);
+
+/// How long the Registry counts a lease: a tenth longer than its holder does, for clocks that drift.
+pub const fn lease_counted(lease: Micros) -> Micros {
+    Micros(lease.0.saturating_add(lease.0 / 10))
+}
+
+/// How long after it last asked the holder renews: after a third of the lease. One that allows nothing, of a revoked host, is
+/// asked about now and then.
+pub const fn renew_interval(lease: Micros) -> Micros {
+    if lease.0 == 0 { Micros(LEASE.0 / 3) } else { Micros(lease.0 / 3) }
+}
+
 /// Services on one host. More: refused.
 pub const SERVICES_MAX: usize = 256;
 /// Half-open incoming migrations per peer (attack 6). More: refused.
@@ -109,9 +124,30 @@ pub const REGISTERED_MAX: usize = 100_000;
 pub const SHOWN_BYTES_MAX: usize = 24 * 1024;
 /// Parts in which a host shows what it has. More: rejected.
 pub const SHOWN_PARTS_MAX: u32 = 4096;
-/// How long a restored Registry decides nothing: the longest lease that it may have given and forgotten.
-pub const RECOVERY_WINDOW: Micros = Micros(LEASE.0 + LEASE_DRIFT.0 + CLOCK_SKEW.0);
+/// How long a restored Registry, which gives leases of this length, decides nothing: the longest lease that it may have given
+/// and forgotten.
+pub const fn recovery_window(lease: Micros) -> Micros {
+    Micros(lease_counted(lease).0.saturating_add(CLOCK_SKEW.0))
+}
+
+/// [`recovery_window`] of the default lease.
+pub const RECOVERY_WINDOW: Micros = recovery_window(LEASE);
 /// How often a restored Registry asks one host to show what it has.
 pub const SHOW_INTERVAL: Micros = Micros::from_secs(5);
 /// How often, once the window is over, it asks the hosts that services still wait for.
 pub const SHOW_INTERVAL_LATER: Micros = Micros::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_renewed_twice_before_it_ends_and_counted_longer_than_held() {
+        for lease in [LEASE_MIN, LEASE, LEASE_MAX] {
+            assert!(renew_interval(lease).times(3) <= lease && renew_interval(lease) >= RETRY_FIRST);
+            assert!(lease_counted(lease) > lease);
+        }
+        assert_eq!(lease_counted(LEASE), Micros::from_secs(33));
+        assert!(renew_interval(Micros::ZERO) > Micros::from_secs(1), "a revoked host does not ask without a pause");
+    }
+}

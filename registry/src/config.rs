@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use wayfare_protocol::suite::Suite as _;
 use wayfare_protocol::{
     ids::RegistryId,
-    limits::{ADDRESSES_MAX, TEXT_BYTES_MAX},
+    limits::{ADDRESSES_MAX, LEASE, LEASE_MAX, LEASE_MIN, TEXT_BYTES_MAX},
     suite::{Dalek, Secret, fresh_secret},
     time::Micros,
     trust::{Anchor, certificate::registry_id},
@@ -49,6 +49,8 @@ pub struct Config {
     pub announce: Vec<String>,
     /// How long a certificate holds.
     pub certificate_lifetime: Micros,
+    /// How long a placement may be served without renewal.
+    pub lease: Micros,
     /// Where the records are kept.
     pub store: StoreChoice,
     /// The control socket; `None`: no control API.
@@ -123,6 +125,12 @@ struct FileConfig {
     announce: Vec<String>,
     #[serde(default = "default_certificate_days")]
     certificate_days: u32,
+    #[serde(default = "default_lease_s")]
+    lease_s: u64,
+}
+
+const fn default_lease_s() -> u64 {
+    LEASE.0 / 1_000_000
 }
 
 const fn default_certificate_days() -> u32 {
@@ -235,12 +243,18 @@ impl StateDir {
         if !(1..=CERTIFICATE_DAYS_MAX).contains(&file.certificate_days) {
             return Err(invalid(format!("`certificate_days` must be from 1 to {CERTIFICATE_DAYS_MAX}")));
         }
+        let lease = Micros::from_secs(file.lease_s);
+        if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
+            let (from, to) = (LEASE_MIN.0 / 1_000_000, LEASE_MAX.0 / 1_000_000);
+            return Err(invalid(format!("`lease_s` must be from {from} to {to}")));
+        }
         Ok(Config {
             secret: self.read_key()?,
             name: file.name,
             listen: file.listen,
             announce: file.announce,
             certificate_lifetime: Micros::from_secs(u64::from(file.certificate_days) * 24 * 3600),
+            lease,
             store: StoreChoice::Redb(self.store()),
             socket: Some(socket),
             trust: Some(self.trust()),
@@ -285,6 +299,7 @@ impl Config {
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             announce: Vec::new(),
             certificate_lifetime: Micros::from_secs(365 * 24 * 3600),
+            lease: LEASE,
             store: StoreChoice::Memory(crate::store::MemoryStore::default()),
             socket: None,
             trust: None,
@@ -315,10 +330,16 @@ announce = []
 
 # How many days a node's certificate holds. To renew one, enrol the node with a new join token.
 certificate_days = {days}
+
+# How many seconds a service may be served without the registry's renewal. Shorter: a service whose host has vanished may be
+# given elsewhere sooner. Longer: services outlast a longer absence of the registry. Before it is made shorter, stop the
+# registry for as long as the old lease, so that no holder of a longer one is left.
+lease_s = {lease}
 ",
         name = quoted(name),
         listen = quoted(listen),
         days = default_certificate_days(),
+        lease = default_lease_s(),
     )
 }
 
@@ -388,6 +409,7 @@ mod tests {
         refuse("name =", "line 1");
         refuse(&text.replace(&format!("\"{LISTEN}\""), ""), "`listen` needs");
         refuse(&text.replace("= 365", "= 0"), "certificate_days");
+        refuse(&text.replace("= 30", "= 1"), "lease_s");
         refuse(&text.replace("announce = []", &format!("announce = [\"{}\"]", "a".repeat(200))), "announce");
         refuse(&text.replace("the \"registry\"", ""), "`name` must");
 

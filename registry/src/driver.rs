@@ -8,9 +8,10 @@ use std::{collections::VecDeque, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
-use wayfare_net::{Incoming, Pool, PoolEvent};
+use wayfare_net::{Incoming, Pool, PoolEvent, Watched};
 use wayfare_protocol::{
     ids::HostId,
+    migration::messages::{Answer as Decided, RegistryFrame},
     registry::{Effect, Event, RecoveryView, StoreOp, is_violation},
     reject::Reject,
     time::Micros,
@@ -80,14 +81,15 @@ pub(crate) struct Driver {
     store: StoreThread,
     /// Answers to commands, each with the batch that it waits for.
     waiting: VecDeque<(u64, Answer)>,
+    watched: Watched,
 }
 
 /// The store has failed: nothing can be promised any more.
 struct StoreLost;
 
 impl Driver {
-    pub(crate) fn new(machine: Machine, pool: Pool, store: StoreThread) -> Self {
-        Self { machine, pool, store, waiting: VecDeque::new() }
+    pub(crate) fn new(machine: Machine, pool: Pool, store: StoreThread, watched: Watched) -> Self {
+        Self { machine, pool, store, waiting: VecDeque::new(), watched }
     }
 
     /// Runs until `shutdown`, or until the store fails; then cancels `shutdown`, so that everything else stops too.
@@ -200,13 +202,14 @@ impl Driver {
                 }
                 Effect::Reply { to, frame } => {
                     debug!(peer = %to, message = frame.name(), "answered");
-                    self.pool.send(to, &[], frame.to_bytes().into());
+                    self.watched.send(name(&frame), || self.pool.send(to, &[], frame.to_bytes().into()));
                 }
                 Effect::Ask { to, addresses, frame } => {
                     debug!(peer = %to, message = frame.name(), "asked");
-                    self.pool.send(to, &addresses, frame.to_bytes().into());
+                    self.watched.send(name(&frame), || self.pool.send(to, &addresses, frame.to_bytes().into()));
                 }
                 Effect::Event(event) => {
+                    self.watched.written(event.name());
                     log(&event);
                     if matches!(event, Event::WindowOver { .. } | Event::Resumed { .. }) {
                         self.report_recovery();
@@ -229,6 +232,18 @@ impl Driver {
         } else {
             info!("restored from a backup: {services} services, {resumed} resumed, {suspended} wait");
         }
+    }
+}
+
+/// What a message is, also where one frame carries several kinds.
+fn name(frame: &RegistryFrame) -> &'static str {
+    match frame {
+        RegistryFrame::Granted(granted) => match granted.answer {
+            Decided::Lease(_) => "Lease",
+            Decided::Aborted(_) => "Aborted",
+            Decided::Outcome(_) => "Outcome",
+        },
+        frame => frame.name(),
     }
 }
 

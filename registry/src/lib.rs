@@ -21,4 +21,4 @@ pub mod view;
 pub use backup::{BackupError, MarkError, mark_restored};
 pub use config::{Config, ConfigError, StateDir, StoreChoice};
 pub use handle::{Handle, HandleError};
-pub use run::{RunError, RunningRegistry, run};
+pub use run::{RunError, RunningRegistry, run, run_watched};

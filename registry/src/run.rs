@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wayfare_net::{Connector, Net, NetConfig, NetError, NetLimits, Pool, Protocol};
+use wayfare_net::{Connector, Net, NetConfig, NetError, NetLimits, Pool, Protocol, Watched, Witness};
 use wayfare_protocol::{
     limits::FRAME_BYTES_MAX,
     registry::{Registry, RegistryConfig, RestoreError},
@@ -68,9 +68,22 @@ pub async fn run(
     connector: Arc<dyn Connector>,
     shutdown: CancellationToken,
 ) -> Result<RunningRegistry, RunError> {
+    run_watched(config, connector, None, shutdown).await
+}
+
+/// As [`run`], watched by `witness`.
+///
+/// # Errors
+/// [`RunError`]; then nothing runs.
+pub async fn run_watched(
+    config: Config,
+    connector: Arc<dyn Connector>,
+    witness: Option<Arc<dyn Witness>>,
+    shutdown: CancellationToken,
+) -> Result<RunningRegistry, RunError> {
     // A registry that fails stops itself, not whoever else listens to the caller's token.
     let shutdown = shutdown.child_token();
-    let started = start(config, connector, shutdown.clone()).await;
+    let started = start(config, connector, Watched::by(witness), shutdown.clone()).await;
     if started.is_err() {
         shutdown.cancel();
     }
@@ -80,10 +93,12 @@ pub async fn run(
 async fn start(
     config: Config,
     connector: Arc<dyn Connector>,
+    watched: Watched,
     shutdown: CancellationToken,
 ) -> Result<RunningRegistry, RunError> {
     let registry = RegistryConfig {
         certificate_lifetime: config.certificate_lifetime,
+        lease: config.lease,
         ..RegistryConfig::new::<Dalek>(config.secret.clone(), Vec::new())
     };
     let (store, mut machine) = open(config.store, registry).await?;
@@ -116,7 +131,7 @@ async fn start(
     }
     let (failure_sender, failure) = oneshot::channel();
     let store = StoreThread::start(store, &tracker, failure_sender);
-    let driver = Driver::new(machine, pool, store);
+    let driver = Driver::new(machine, pool, store, watched);
     tracker.spawn(driver.run(incoming, events, command_queue, shutdown.clone()));
     tracker.close();
     Ok(RunningRegistry { handle, anchor, net, shutdown, tracker, failure })

@@ -225,3 +225,10 @@ fn help_has_examples() {
         assert!(help.contains("Examples:") && help.contains("--json"), "{help}");
     }
 }
+
+#[test]
+fn the_product_has_no_failpoints() {
+    let product = fs::read(env!("CARGO_BIN_EXE_wayfare-registry")).unwrap();
+    // The variable by which the test binaries are told theirs: `tests/src/failpoint.rs`.
+    assert!(!String::from_utf8_lossy(&product).contains("WAYFARE_FAILPOINTS"));
+}

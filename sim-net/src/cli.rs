@@ -14,6 +14,7 @@ use crate::{
     matrix::LatencyMatrix,
     scale::{self, ScaleOptions},
     simulator::FuzzArgs,
+    soak::{self, SoakOptions},
 };
 
 /// Meshes of real Wayfare nodes on one machine, over the latencies of real networks.
@@ -55,6 +56,8 @@ Examples:
     },
     /// Look for seeds that break a promise: the production machines in virtual time, under faults of every kind
     Fuzz(FuzzArgs),
+    /// Real processes, killed again and again while services move and clients write
+    Soak(SoakArgs),
     /// The other process of a bench
     #[command(name = idle::COMMAND, hide = true)]
     IdleNode {
@@ -119,6 +122,58 @@ enum PolicyArg {
     Nearest,
     /// Not at all
     Never,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  wayfare-sim soak                                  ten minutes: 3 services on 12 clouds, over 100 deaths and moves
+  wayfare-sim soak --minutes 1 --clouds 4           a short one
+  wayfare-sim soak --seed 7 --json                  for programs: one JSON object on stdout
+
+Runs the programs `wayfare` and `wayfare-registry` that are beside this one. Exits with 1 if anything was lost or doubled, or a
+request has no answer.")]
+struct SoakArgs {
+    /// How long processes die and services move
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
+    /// Clouds on the mesh
+    #[arg(long, default_value_t = 12)]
+    clouds: usize,
+    /// Services, each with its own clients
+    #[arg(long, default_value_t = 3)]
+    services: usize,
+    /// A process is killed every so many seconds
+    #[arg(long, default_value_t = 4.0, value_name = "SECONDS")]
+    kill_every: f64,
+    /// A service is moved every so many seconds
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
+    move_every: f64,
+    /// Chooses who dies, and what moves where
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON object at the end, and nothing else on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+impl SoakArgs {
+    fn options(&self) -> Result<SoakOptions, String> {
+        let seconds = |name: &str, seconds: f64, from: f64| {
+            let fits = seconds >= from && seconds <= DWELL_MAX_S;
+            fits.then(|| Duration::from_secs_f64(seconds))
+                .ok_or_else(|| format!("{name}: give from {from} to {DWELL_MAX_S} seconds"))
+        };
+        Ok(SoakOptions {
+            length: seconds("--minutes", self.minutes * 60.0, 1.0)?,
+            clouds: self.clouds,
+            services: self.services,
+            kill_every: seconds("--kill-every", self.kill_every, 0.1)?,
+            move_every: seconds("--move-every", self.move_every, 0.1)?,
+            seed: self.seed,
+            quiet: self.json,
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -190,6 +245,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Fuzz(args) => args.run(),
         Command::Demo(args) => runtime.block_on(run_demo(args)),
+        Command::Soak(args) => runtime.block_on(run_soak(args)),
         Command::IdleNode { dir, peers } => match runtime.block_on(idle::serve(&dir, peers)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, 1),
@@ -243,6 +299,23 @@ async fn run_demo(args: DemoArgs) -> ExitCode {
         println!("\n{summary}");
         println!("\nnext: wayfare-sim demo --policy never   what staying at home costs");
         println!("      README.md                         run registry, clouds and gateway as processes of their own");
+    }
+    if summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run_soak(args: SoakArgs) -> ExitCode {
+    let options = match args.options() {
+        Ok(options) => options,
+        Err(reason) => return fail(&anyhow::anyhow!(reason), 2),
+    };
+    let summary = match soak::run(options).await {
+        Ok(summary) => summary,
+        Err(error) => return fail(&error, 1),
+    };
+    if args.json {
+        print_json(&summary);
+    } else {
+        println!("{summary}");
     }
     if summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -24,9 +24,11 @@ pub mod layout;
 pub mod matrix;
 pub mod mesh;
 pub mod moves;
+pub mod processes;
 pub mod rng;
-pub mod simulator;
 pub mod scale;
+pub mod simulator;
+pub mod soak;
 
 /// The `wayfare-sim` binary: reads the arguments of the process and does what they say.
 ///

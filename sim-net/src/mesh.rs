@@ -22,6 +22,7 @@ use wayfare_node::{
 use wayfare_protocol::{
     host::Event,
     ids::{HostId, OwnerKey, ServiceId},
+    limits::LEASE,
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::trace::Trace,
     placement::Policy,
@@ -149,6 +150,7 @@ impl Mesh {
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             announce: Vec::new(),
             certificate_lifetime: Micros::from_secs(24 * 3600),
+            lease: LEASE,
             store,
             socket: None,
             trust: None,

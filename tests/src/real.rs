@@ -210,6 +210,7 @@ impl RealHost {
             dir: dir.path().to_owned(),
             driver: driver(),
             forget_lost: false,
+            witness: None,
         };
         let stop = CancellationToken::new();
         let handle = host::start(parts, &TaskTracker::new(), stop.clone()).unwrap();
@@ -314,6 +315,7 @@ impl RealGateway {
             services: services.iter().map(|name| (Lookup::Name((*name).to_owned()), any)).collect(),
             probe_interval: Duration::from_secs(3600),
             dir: dir.path().to_owned(),
+            witness: None,
         };
         let stop = CancellationToken::new();
         let handle = gateway::start(parts, &TaskTracker::new(), stop.clone()).await.unwrap();

@@ -26,6 +26,7 @@ mod probe;
 mod stream;
 mod substreams;
 mod transport;
+mod witness;
 
 pub use connector::{Connection, Connector, DirectConnector};
 pub use counters::NetCounters;
@@ -39,3 +40,4 @@ pub use net::{Net, NetConfig, NetEvent};
 pub use pool::{Pool, PoolEvent};
 pub use stream::{Protocol, Stream};
 pub use tokio_util::sync::CancellationToken;
+pub use witness::{Watched, Witness};

@@ -6,11 +6,13 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use clap::Parser;
 use serde::Serialize;
+use wayfare_net::{Connector, Witness};
 
 use crate::{api::client::Client, state::StateDir};
 
@@ -28,7 +30,11 @@ use failure::Failure;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Does what the arguments say.
-pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub(crate) fn run(
+    args: impl IntoIterator<Item = OsString>,
+    connector: Arc<dyn Connector>,
+    witness: Option<Arc<dyn Witness>>,
+) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -37,7 +43,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match execute(cli) {
+    match execute(cli, Given { connector, witness }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
@@ -49,12 +55,20 @@ struct Context {
     json: bool,
 }
 
+/// What is given to a node beside its directory.
+struct Given {
+    /// Through which it dials.
+    connector: Arc<dyn Connector>,
+    /// Who watches it.
+    witness: Option<Arc<dyn Witness>>,
+}
+
 fn state_dir(dir: Option<PathBuf>) -> StateDir {
     let named = dir.or_else(|| std::env::var_os("WAYFARE_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from));
     StateDir::new(named.unwrap_or_else(|| PathBuf::from("wayfare-node")))
 }
 
-fn execute(cli: Cli) -> Result<(), Failure> {
+fn execute(cli: Cli, given: Given) -> Result<(), Failure> {
     let context = Context { dir: state_dir(cli.dir), json: cli.json };
     if let Command::Init(args) = cli.command {
         return setup::init(&context, args);
@@ -65,15 +79,15 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     };
     let runtime =
         builder.enable_all().build().map_err(|error| Failure::other(format!("no threads or timers: {error}")))?;
-    let result = runtime.block_on(command(&context, cli.command));
+    let result = runtime.block_on(command(&context, cli.command, given));
     runtime.shutdown_timeout(LINGER);
     result
 }
 
-async fn command(context: &Context, command: Command) -> Result<(), Failure> {
+async fn command(context: &Context, command: Command, given: Given) -> Result<(), Failure> {
     match command {
         Command::Init(args) => setup::init(context, args),
-        Command::Run(args) => setup::run(context, args).await,
+        Command::Run(args) => setup::run(context, args, given).await,
         Command::Deploy(args) => deploy::deploy(context, args).await,
         Command::Clouds => show::clouds(context).await,
         Command::Services => show::services(context).await,

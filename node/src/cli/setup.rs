@@ -1,14 +1,13 @@
 //! `init` and `run`.
 
-use std::{io::Read, sync::Arc};
+use std::io::Read;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use wayfare_net::DirectConnector;
 use wayfare_protocol::trust::{JoinToken, Role};
 
-use super::{Context, Failure, args, out};
+use super::{Context, Failure, Given, args, out};
 use crate::{
     api::lookup_name,
     config::{CapacitySettings, CarriedService, Config},
@@ -119,16 +118,17 @@ struct Carried {
     listen: String,
 }
 
-pub(super) async fn run(context: &Context, args: args::Run) -> Result<(), Failure> {
+pub(super) async fn run(context: &Context, args: args::Run, given: Given) -> Result<(), Failure> {
     logging::init();
     let mut options = NodeOptions::from_dir(&context.dir)?;
     options.role = args.role;
     options.forget_lost = args.forget_lost;
+    options.witness = given.witness;
     let signals =
         shutdown::on_signals().map_err(|error| Failure::other(format!("cannot watch for signals: {error}")))?;
     // Its own, so that the node can be asked what it still holds before it stops.
     let shutdown = CancellationToken::new();
-    let mut starting = std::pin::pin!(node::start(options, Arc::new(DirectConnector), shutdown.clone()));
+    let mut starting = std::pin::pin!(node::start(options, given.connector, shutdown.clone()));
     let node = tokio::select! {
         biased;
         started = &mut starting => started?,

@@ -50,7 +50,7 @@ pub(crate) fn template(config: &Config, role: Role) -> String {
 }
 
 fn host_tables(config: &Config) -> String {
-    let Config { capacity, placement, .. } = config;
+    let Config { capacity, placement, migration, .. } = config;
     format!(
         "\n\
          [capacity]\n\
@@ -77,7 +77,11 @@ fn host_tables(config: &Config) -> String {
          # The downtime that a first move is expected to have; then what was measured counts, ms. Default: 500\n\
          downtime_ms = {downtime}\n\
          # So many seconds of a round trip one millisecond shorter pay for one second of downtime. Default: 1000\n\
-         downtime_weight = {weight}\n",
+         downtime_weight = {weight}\n\
+         \n\
+         [migration]\n\
+         # How long a move that may still be given up waits for the other side's next message, ms. Default: 10000\n\
+         step_timeout_ms = {step_timeout}\n",
         cpu = capacity.cpu_millicores,
         memory = capacity.memory_mib,
         storage = capacity.storage_mib,
@@ -88,6 +92,7 @@ fn host_tables(config: &Config) -> String {
         tie = placement.tie_ms,
         downtime = placement.downtime_ms,
         weight = placement.downtime_weight,
+        step_timeout = migration.step_timeout_ms,
     )
 }
 

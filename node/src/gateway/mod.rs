@@ -3,14 +3,14 @@
 //! [`start`] brings it up. Open next: `owner` for the task that owns the gateway's machine, `ingress` for the HTTP side,
 //! `http` for the translation between HTTP and the bytes that a service is called with.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wayfare_net::{Net, NetEvent};
+use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     gateway::{Failure, Gateway, GatewayConfig, IdempotencyKey, Refuse},
     migration::messages::Lookup,
@@ -47,6 +47,8 @@ pub struct GatewayParts {
     pub probe_interval: Duration,
     /// Where its journal is.
     pub dir: PathBuf,
+    /// Who watches its messages and its journal.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 /// Why a gateway does not start.

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
-use wayfare_net::{Net, NetEvent, Pool, PoolEvent, Protocol, Verdict};
+use wayfare_net::{Net, NetEvent, Pool, PoolEvent, Protocol, Verdict, Watched};
 use wayfare_protocol::{
     advert::Gossip,
     gateway::{Effect, Ticket, effect::Entry},
@@ -52,6 +52,7 @@ pub(super) struct Owner {
     rtts: mpsc::Sender<(HostId, Option<Micros>)>,
     measured: mpsc::Receiver<(HostId, Option<Micros>)>,
     probe_interval: Duration,
+    watched: Watched,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -98,6 +99,7 @@ impl Owner {
             rtts,
             measured,
             probe_interval: parts.probe_interval,
+            watched: Watched::by(parts.witness),
             tracker,
             shutdown,
         })
@@ -135,6 +137,7 @@ impl Owner {
                         return;
                     }
                     let Synced { seq, bytes, full, failed, .. } = self.synced.borrow_and_update().clone();
+                    self.watched.synced(seq);
                     self.machine.handle_synced(now(), seq);
                     self.machine.set_full(full);
                     self.machine.compact_if(bytes);
@@ -174,6 +177,7 @@ impl Owner {
                         error!("the journal takes no more entries: this gateway stops");
                         self.shutdown.cancel();
                     }
+                    self.watched.appended(seq, entry.name());
                 }
                 Effect::Compact { seq, keep, entry } => {
                     let keep: Keep = Box::new(move |number, _| keep.contains(&number));
@@ -184,11 +188,14 @@ impl Owner {
                 }
                 Effect::Connect { host, addresses } => self.requests.connect(host, &addresses),
                 Effect::Disconnect { host } => self.requests.close(host),
-                Effect::Send { host, frame } => self.requests.send(host, &[], frame.to_bytes().into()),
+                Effect::Send { host, frame } => {
+                    self.watched.send(frame.name(), || self.requests.send(host, &[], frame.to_bytes().into()));
+                }
                 Effect::Lookup { registry, lookup } => {
                     if let Ok(anchor) = self.bundle.anchor(registry) {
-                        let bytes = RegistryFrame::Lookup(lookup).to_bytes();
-                        self.registry.send(anchor.host(), &anchor.addresses, bytes.into());
+                        let frame = RegistryFrame::Lookup(lookup);
+                        let send = || self.registry.send(anchor.host(), &anchor.addresses, frame.to_bytes().into());
+                        self.watched.send(frame.name(), send);
                     }
                 }
                 Effect::Answer { ticket, response } => self.answer(ticket, Answer::Response(response)),
@@ -200,7 +207,7 @@ impl Owner {
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
         if let Some((client, _room)) = self.clients.remove(&ticket) {
             // A client that has hung up needs no answer.
-            let _ = client.send(answer);
+            self.watched.send("Answer", || drop(client.send(answer)));
         }
     }
 

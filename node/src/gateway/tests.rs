@@ -211,6 +211,7 @@ impl Running {
             services: vec![(Lookup::Name("counter".to_owned()), "127.0.0.1:0".parse().unwrap())],
             probe_interval: Duration::from_secs(60),
             dir: dir.to_owned(),
+            witness: None,
         };
         let handle = start(parts, &tracker, stop.clone()).await.unwrap();
         Self { handle, tracker, stop }

@@ -1,6 +1,10 @@
 //! State streams: one-way, source to target, one for each migration.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
@@ -33,8 +37,10 @@ use crate::{
 pub(super) const RECORDS_QUEUED_MAX: usize = 8;
 /// A state stream that moves no byte for so long has failed.
 const STALL: Duration = Duration::from_secs(10);
-/// The target acknowledges each so many records.
+/// The target acknowledges each so many records,
 const ACK_EVERY: u64 = 64;
+/// and records that took so long: over a slow link, too, both sides see that it goes on before they give up.
+const ACK_AFTER: Duration = Duration::from_millis(500);
 /// Bytes of the client table at most; more is no table this host could keep.
 pub(super) const SESSIONS_BYTES_MAX: usize = 96 * 1024 * 1024;
 
@@ -172,7 +178,7 @@ fn apply(
     };
     // A page may come again in a later round; whoever sends more than that keeps this host busy for nothing.
     let bytes_max = MODULE_BYTES_MAX + 2 * job.memory_bytes + SESSIONS_BYTES_MAX as u64;
-    let (mut bytes, mut sessions) = (0_u64, Vec::new());
+    let (mut bytes, mut sessions, mut acknowledged) = (0_u64, Vec::new(), Instant::now());
     while let Some(record) = records.blocking_recv() {
         let kind = record.kind;
         let plaintext = opener.open::<Dalek, Strict>(&record)?;
@@ -219,7 +225,8 @@ fn apply(
             }
             RecordKind::Module | RecordKind::Sessions | RecordKind::Log => return Err(Reject::RecordInvalid),
         }
-        if opener.next().is_multiple_of(ACK_EVERY) {
+        if opener.next().is_multiple_of(ACK_EVERY) || acknowledged.elapsed() >= ACK_AFTER {
+            acknowledged = Instant::now();
             let event = Happened::Records { mig: job.ids.mig, next: opener.next() };
             happened.blocking_send(event).map_err(|_| Reject::Finished)?;
         }

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
-use wayfare_net::{Net, NetEvent};
+use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     host::{Event, Host, HostConfig, Identity, Restored, hosted::Stay},
     ids::{ClientId, Digest, HostId, MigrationId, ServiceId},
@@ -65,6 +65,8 @@ pub struct HostParts {
     pub driver: Arc<dyn Driver>,
     /// Give up services whose state an earlier run had in memory only.
     pub forget_lost: bool,
+    /// Who watches its messages and its journal.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 /// Why a host does not start.

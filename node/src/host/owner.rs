@@ -6,20 +6,20 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
     sync::{broadcast, mpsc, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
-use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol};
+use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol, Watched};
 use wayfare_protocol::{
     advert::Gossip,
     gateway::messages::ClientFrame,
     host::{CaptureJob, Effect, Entry, Event, HeldJob, Host, ImageId, ReceiveJob, RestoreJob, hosted::Stay},
     ids::{Digest, HostId, MigrationId, RegistryId, ServiceId},
     limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX, SERVICES_MAX},
+    migration::messages::RegistryFrame,
     reject::Reject,
     time::Micros,
     trust::TrustBundle,
@@ -45,6 +45,8 @@ use crate::{
 const HELLO_BYTES_MAX: usize = 4096;
 /// Events that a slow reader may fall behind.
 const EVENTS_MAX: usize = 256;
+/// What a witness knows the state's records by.
+const RECORDS: &str = "Records";
 /// The longest sleep.
 const NEVER: Duration = Duration::from_secs(3600);
 /// How often a round trip to another cloud is measured.
@@ -108,6 +110,7 @@ pub(super) struct Owner {
     happenings: mpsc::Receiver<Happened>,
     events: broadcast::Sender<Event>,
     logs: Logs,
+    watched: Watched,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -120,7 +123,7 @@ impl Owner {
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, HostError> {
-        let HostParts { bundle, net, net_events, advertised, driver, .. } = parts;
+        let HostParts { bundle, net, net_events, advertised, driver, witness, .. } = parts;
         let Kept { journal, modules, images, logs } = kept;
         host.set_addresses(if advertised.is_empty() { net.listen_addresses() } else { advertised });
         modules.digests().for_each(|digest| host.handle_module(digest));
@@ -167,6 +170,7 @@ impl Owner {
             happenings,
             events: broadcast::channel(EVENTS_MAX).0,
             logs,
+            watched: Watched::by(witness),
             tracker,
             shutdown,
         })
@@ -235,6 +239,7 @@ impl Owner {
 
     fn handle_synced(&mut self, synced: &Synced) {
         let Synced { seq, bytes, full, compactions_failed, failed } = synced;
+        self.watched.synced(*seq);
         self.host.handle_synced(*seq);
         if let Some(error) = failed {
             error!(error = describe(&**error), "this node stops, and serves nothing it could not keep");
@@ -266,10 +271,10 @@ impl Owner {
         while let Some(effect) = self.host.poll_effect() {
             match effect {
                 Effect::Persist { seq, entry } => self.persist(seq, &entry).await,
-                Effect::ToRegistry(registry, frame) => self.tell_registry(registry, &frame.to_bytes()),
+                Effect::ToRegistry(registry, frame) => self.tell_registry(registry, &frame),
                 Effect::ToPeer { host, addresses, frame } => {
                     debug!(peer = %format!("{host:#}"), message = frame.name(), "send");
-                    self.migrate.send(host, &addresses, frame.to_bytes().into());
+                    self.watched.send(frame.name(), || self.migrate.send(host, &addresses, frame.to_bytes().into()));
                 }
                 Effect::ToGateway(gateway, frame) => self.answer_gateway(gateway, &frame),
                 Effect::Gossip(gossip) => self.gossip(gossip.to_bytes()),
@@ -322,7 +327,7 @@ impl Owner {
         {
             return;
         }
-        self.requests.send(gateway, &[], frame.to_bytes().into());
+        self.watched.send(frame.name(), || self.requests.send(gateway, &[], frame.to_bytes().into()));
     }
 
     /// Ends the sending of a stay's records, so that its thread is free for what comes next.
@@ -339,6 +344,7 @@ impl Owner {
         if self.journal.append(seq, entry.to_bytes()).await.is_err() {
             self.journal_gone();
         }
+        self.watched.appended(seq, entry.name());
     }
 
     fn journal_gone(&self) {
@@ -346,9 +352,10 @@ impl Owner {
         self.shutdown.cancel();
     }
 
-    fn tell_registry(&mut self, registry: RegistryId, bytes: &[u8]) {
+    fn tell_registry(&mut self, registry: RegistryId, frame: &RegistryFrame) {
         let Ok(anchor) = self.bundle.anchor(registry) else { return };
-        self.registry.send(anchor.host(), &anchor.addresses, Bytes::copy_from_slice(bytes));
+        let send = || self.registry.send(anchor.host(), &anchor.addresses, frame.to_bytes().into());
+        self.watched.send(frame.name(), send);
     }
 
     fn gossip(&self, bytes: Vec<u8>) {
@@ -427,6 +434,7 @@ impl Owner {
         let (records, queue) = mpsc::channel(bulk::RECORDS_QUEUED_MAX);
         let (net, happened) = (self.net.clone(), self.happened.clone());
         let given_up = self.shutdown.child_token();
+        self.watched.sending(RECORDS);
         self.leaving.insert(mig, Leaving { stay, given_up: given_up.clone(), captured: None, sent: false });
         self.tracker.spawn(async move {
             let result = bulk::send(net, host, addresses, mig, queue, given_up).await;
@@ -529,6 +537,7 @@ impl Owner {
                 self.captured_and_sent(mig);
             }
             Happened::Sent { mig, result: Ok(()) } => {
+                self.watched.sent(RECORDS);
                 if let Some(leaving) = self.leaving.get_mut(&mig) {
                     leaving.sent = true;
                 }

@@ -157,6 +157,7 @@ impl World {
             services: vec![(Lookup::Name(service.to_owned()), SocketAddr::from(([127, 0, 0, 1], 0)))],
             probe_interval: PATIENCE,
             dir: dir.path().to_owned(),
+            witness: None,
         };
         let handle = gateway::start(parts, &TaskTracker::new(), stop.clone()).await.unwrap();
         Gateway { handle, stop }
@@ -239,7 +240,18 @@ impl Node {
             let (net, net_events) = Net::start(net_config, stop.clone()).await?;
             let advertised = net.listen_addresses();
             let driver = driver();
-            let parts = HostParts { identity, config, bundle, net, net_events, advertised, dir, driver, forget_lost };
+            let parts = HostParts {
+                identity,
+                config,
+                bundle,
+                net,
+                net_events,
+                advertised,
+                dir,
+                driver,
+                forget_lost,
+                witness: None,
+            };
             let handle = start(parts, &TaskTracker::new(), stop.clone())?;
             // For as long as the runtime lives.
             std::mem::forget(stop);

@@ -220,6 +220,22 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// The entry's name, for whoever watches a gateway at work.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Incarnation(_) => "Incarnation",
+            Self::Reserved { .. } => "Reserved",
+            Self::Seen { .. } => "Seen",
+            Self::Keyed { .. } => "Keyed",
+            Self::Answered { .. } => "Answered",
+            Self::Unknown { .. } => "Unknown",
+            Self::Freed { .. } => "Freed",
+            Self::Snapshot { .. } => "Snapshot",
+        }
+    }
+}
+
 impl Wire for Entry {
     const LIMIT: usize = CLIENT_FRAME_BYTES_MAX + 1024;
 }

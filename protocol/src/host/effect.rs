@@ -471,6 +471,28 @@ impl Entry {
 }
 
 impl Entry {
+    /// The entry's name, for whoever watches a host at work.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Placed { .. } => "Placed",
+            Self::Registering { .. } => "Registering",
+            Self::KeyMade { .. } => "KeyMade",
+            Self::Consented { .. } => "Consented",
+            Self::Held { .. } => "Held",
+            Self::Released { .. } => "Released",
+            Self::Aborted { .. } => "Aborted",
+            Self::Dropped { .. } => "Dropped",
+            Self::Sealed { .. } => "Sealed",
+            Self::Started { .. } => "Started",
+            Self::Executed { .. } => "Executed",
+            Self::Imaged { .. } => "Imaged",
+            Self::Forgotten { .. } => "Forgotten",
+            Self::Departed { .. } => "Departed",
+            Self::Finished { .. } => "Finished",
+            Self::Snapshot(_) => "Snapshot",
+        }
+    }
+
     /// Whether the entry of this number outlives a compaction: it is in the part of a log that no image covers.
     pub fn survives(&self, seq: u64, keep_after: &BTreeMap<Stay, u64>) -> bool {
         match self {

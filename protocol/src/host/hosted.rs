@@ -6,7 +6,7 @@ use super::effect::ImageId;
 use crate::{
     gateway::messages::Call,
     ids::{ClientId, Digest, Epoch, HostId, MigrationIds, ServiceId},
-    limits::{RENEW_INTERVAL, RETRY_FIRST, RETRY_MAX},
+    limits::{RETRY_FIRST, RETRY_MAX, renew_interval},
     manifest::Manifest,
     migration::{
         messages::{Placement, Renew},
@@ -116,7 +116,7 @@ pub struct LeaseClock {
 impl LeaseClock {
     /// A lease that was asked for at `asked`.
     pub fn granted(asked: Instant, lease: Micros) -> Self {
-        Self { until: asked + lease, renew_at: asked + RENEW_INTERVAL, renewal: None, reported: false }
+        Self { until: asked + lease, renew_at: asked + renew_interval(lease), renewal: None, reported: false }
     }
 }
 

@@ -7,7 +7,6 @@ use super::{
 };
 use crate::{
     ids::{Digest, MigrationId, MigrationIds, Nonce},
-    limits::LEASE,
     migration::{
         messages::{
             Aborted, Answer, Cancel, CompleteFrame, Decision, Granted, Mode, Placement, Reclaim, RegistryFrame,
@@ -148,7 +147,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             previous: service.placement.host,
             manifest: service.placement.manifest,
             issued: call.now.wall,
-            lease: LEASE,
+            lease: self.config.lease,
         };
         let signed = self.sign(Receiver::Anyone, &placement);
         let response = complete.answered.since(complete.asked);

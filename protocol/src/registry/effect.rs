@@ -66,6 +66,29 @@ impl AbortCause {
     }
 }
 
+impl Event {
+    /// The decision's name, for whoever watches a Registry at work.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::TokenCreated { .. } => "TokenCreated",
+            Self::Enrolled { .. } => "Enrolled",
+            Self::HostRevoked { .. } => "HostRevoked",
+            Self::CloudRevoked { .. } => "CloudRevoked",
+            Self::Registered { .. } => "Registered",
+            Self::Allowed { .. } => "Allowed",
+            Self::Denied { .. } => "Denied",
+            Self::Pinned { .. } => "Pinned",
+            Self::Placed { .. } => "Placed",
+            Self::Aborted { .. } => "Aborted",
+            Self::Released { .. } => "Released",
+            Self::Adopted { .. } => "Adopted",
+            Self::Resumed { .. } => "Resumed",
+            Self::WindowOver { .. } => "WindowOver",
+            Self::Contradicted { .. } => "Contradicted",
+        }
+    }
+}
+
 /// A decision, for the audit log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, marker::PhantomData};
 
 use crate::{
     ids::{Digest, HostId, MigrationId, MigrationIds, RegistryId, ServiceId},
-    limits::{LEASE, LEASE_DRIFT},
+    limits::{LEASE, lease_counted},
     manifest::Manifest,
     migration::messages::{Answer, Decision, Granted, Outcome, Placement, Refused, RegistryFrame},
     outbox::Outbox,
@@ -62,13 +62,16 @@ pub struct RegistryConfig {
     pub addresses: Vec<String>,
     /// How long a certificate holds.
     pub certificate_lifetime: Micros,
+    /// How long a placement may be served without renewal; [`LEASE`]. After a restart every lease counts as given just now,
+    /// so a shorter one may be configured only once the longest that was given has ended.
+    pub lease: Micros,
 }
 
 impl RegistryConfig {
     /// The configuration of a Registry that still has its first key, and gives certificates for a year.
     pub fn new<S: Suite>(secret: Secret, addresses: Vec<String>) -> Self {
         let id = registry_id(&S::public_key(&secret));
-        Self { id, secret, addresses, certificate_lifetime: Micros::from_secs(365 * 24 * 3600) }
+        Self { id, secret, addresses, certificate_lifetime: Micros::from_secs(365 * 24 * 3600), lease: LEASE }
     }
 }
 
@@ -142,8 +145,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             registry.tables.load(table, &key, &value)?;
         }
         for record in registry.tables.services.iter() {
-            let lease =
-                LeaseState { until: now.mono + LEASE + LEASE_DRIFT, issued: record.signed.clone(), renewed: None };
+            let until = now.mono + lease_counted(registry.config.lease);
+            let lease = LeaseState { until, issued: record.signed.clone(), renewed: None };
             registry.leases.insert(record.placement.service, lease);
         }
         registry.begin_recovery(now);
@@ -327,18 +330,19 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     /// Issues the placement of record anew, under a lease that counts from now.
     fn reissue(&mut self, now: Now, placement: &Placement) -> Signed<Placement> {
         // A revoked host gets no time to serve in: its services may still leave it.
-        let lease = if self.is_revoked(placement.host) { Micros::ZERO } else { LEASE };
+        let lease = if self.is_revoked(placement.host) { Micros::ZERO } else { self.config.lease };
         let signed = self.sign(Receiver::Anyone, &Placement { issued: now.wall, lease, ..placement.clone() });
         let renewed = self.leases.get(&placement.service).and_then(|lease| lease.renewed.clone());
-        let until = now.mono + LEASE + LEASE_DRIFT;
+        let until = now.mono + lease_counted(self.config.lease);
         self.leases.insert(placement.service, LeaseState { until, issued: signed.clone(), renewed });
         signed
     }
 
     /// A stored grant goes out once more: whoever gets it may count its lease from now.
     fn prolong(&mut self, now: Now, service: ServiceId) {
+        let until = now.mono + lease_counted(self.config.lease);
         if let Some(lease) = self.leases.get_mut(&service) {
-            lease.until = lease.until.max(now.mono + LEASE + LEASE_DRIFT);
+            lease.until = lease.until.max(until);
         }
     }
 

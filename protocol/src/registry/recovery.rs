@@ -26,7 +26,7 @@ use super::{
 use crate::{
     ids::{Digest, Epoch, HostId, MigrationId, MigrationIds, Nonce, PlacementKey, RegistryId, ServiceId},
     limits::{
-        ADDRESSES_MAX, HOSTS_MAX, RECOVERY_WINDOW, REGISTERED_MAX, SHOW_INTERVAL, SHOW_INTERVAL_LATER, SHOWN_PARTS_MAX,
+        ADDRESSES_MAX, HOSTS_MAX, REGISTERED_MAX, SHOW_INTERVAL, SHOW_INTERVAL_LATER, SHOWN_PARTS_MAX, recovery_window,
     },
     manifest::Manifest,
     migration::messages::{Placement, Recovering, RegistryFrame, Shown, ShownFrame},
@@ -164,7 +164,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         } else {
             self.tables.suspended.iter().map(|row| row.service).collect()
         };
-        let leases_end = if mark.collecting { now.mono + RECOVERY_WINDOW } else { now.mono };
+        let leases_end = if mark.collecting { now.mono + recovery_window(self.config.lease) } else { now.mono };
         self.recovery = Some(Recovery {
             leases_end,
             collecting: mark.collecting,

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     ids::{Epoch, HostId, MigrationId, ServiceId},
-    limits::{ADDRESSES_MAX, CLOCK_SKEW, LEASE, LEASE_DRIFT, REGISTERED_MAX, TRANSFER_MAX, VERDICT_LIFETIME},
+    limits::{ADDRESSES_MAX, CLOCK_SKEW, REGISTERED_MAX, TRANSFER_MAX, VERDICT_LIFETIME, lease_counted},
     manifest::Manifest,
     migration::messages::{
         Answer, Decision, Found, Granted, Lease, Lookup, Placement, Register, RegisterFrame, RegistryFrame, Renew,
@@ -101,7 +101,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             previous: call.peer,
             manifest: register.manifest,
             issued: call.now.wall,
-            lease: LEASE,
+            lease: self.config.lease,
         };
         let signed = self.sign(Receiver::Anyone, &placement);
         let granted = self.lease(call, register.hash(), &signed);
@@ -147,7 +147,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         signed: &Signed<Placement>,
         registered: Option<(crate::ids::Digest, Granted)>,
     ) {
-        let until = now.mono + LEASE + LEASE_DRIFT;
+        let until = now.mono + lease_counted(self.config.lease);
         self.leases.insert(placement.service, LeaseState { until, issued: signed.clone(), renewed: None });
         let signed = signed.clone();
         self.tables.put_service(ServiceRecord { placement, signed, live: None, verdict: None, registered });

@@ -10,14 +10,14 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use wayfare_net::DirectConnector;
+use wayfare_net::{DirectConnector, Witness};
 use wayfare_protocol::trust::Role;
 
 use crate::{
     api::{BackupRequest, JoinTokenRequest, RevokeRequest, Status},
     backup::{self, BackupError},
     config::{ConfigError, StateDir},
-    run::{RunError, run},
+    run::{RunError, run_watched},
     view::{BackupView, HostView, JoinTokenView, RecoveryView, ServiceView, StatsView},
 };
 
@@ -183,6 +183,11 @@ Lost with the records are revocations since the backup (repeat them), join token
 
 /// Runs the command line `arguments`, the first of which is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    main_watched(arguments, None)
+}
+
+/// As [`main`]; the registry that `run` runs is watched by `witness`.
+pub fn main_watched(arguments: impl IntoIterator<Item = OsString>, witness: Option<Arc<dyn Witness>>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -191,7 +196,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match execute(cli.command) {
+    match execute(cli.command, witness) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("wayfare-registry: {error:#}");
@@ -208,7 +213,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if cannot_begin { 2 } else { 1 }
 }
 
-fn execute(command: Command) -> anyhow::Result<()> {
+fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
     match command {
         Command::Init { common, name, listen } => {
@@ -217,7 +222,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             let status = Status::new(&name, &anchor);
             output::initialised(&dir, &status, common.json)
         }
-        Command::Run { common } => runtime.block_on(serve(common)),
+        Command::Run { common } => runtime.block_on(serve(common, witness)),
         Command::JoinToken { common, cloud, role, ttl } => {
             let request = JoinTokenRequest { cloud, role: role.role().name().to_owned(), ttl_s: ttl.as_secs() };
             let token: JoinTokenView = runtime.block_on(client(&common).post("/v1/join-tokens", &request))?;
@@ -266,7 +271,7 @@ async fn make_backup(common: &Common, file: PathBuf, force: bool) -> anyhow::Res
     }
 }
 
-async fn serve(common: Common) -> anyhow::Result<()> {
+async fn serve(common: Common, witness: Option<Arc<dyn Witness>>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("warn,wayfare_registry=info,wayfare_net=info"));
     // A second call in one process (tests) keeps the first logger.
@@ -274,7 +279,7 @@ async fn serve(common: Common) -> anyhow::Result<()> {
     let config = StateDir::new(&common.dir).load()?;
     let name = config.name.clone();
     let shutdown = CancellationToken::new();
-    let registry = run(config, Arc::new(DirectConnector), shutdown.clone()).await?;
+    let registry = run_watched(config, Arc::new(DirectConnector), witness, shutdown.clone()).await?;
     output::ready(&Status::new(&name, registry.anchor()), common.json)?;
     let stop = shutdown.clone();
     let signals = tokio::spawn(async move {

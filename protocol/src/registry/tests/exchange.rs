@@ -3,7 +3,7 @@
 use super::harness::{World, granted, world};
 use crate::{
     ids::Epoch,
-    limits::{LEASE, LEASE_DRIFT, TRANSFER_MAX, VERDICT_LIFETIME},
+    limits::{LEASE, TRANSFER_MAX, VERDICT_LIFETIME, lease_counted},
     migration::messages::{Aborted, Answer, Decision, Found, Lease, Lookup, Outcome, RegistryFrame},
     registry::{AbortCause, Effect, Event, MigrationState},
     reject::Reject,
@@ -131,17 +131,29 @@ fn a_lease_is_renewed_and_counted_with_drift() {
     assert_eq!((lease.answers, lease.placement), (asked.hash(), first.placement.hash()));
     let placement = world.believe_placement(&first.placement);
     assert_eq!((placement.issued, placement.lease), (world.now.wall, LEASE));
-    assert_eq!(world.registry.lease_until(service.id), Some(world.now.mono + LEASE + LEASE_DRIFT));
+    assert_eq!(world.registry.lease_until(service.id), Some(world.now.mono + lease_counted(LEASE)));
 
     // A repeat gets the same answer, and counts anew: the holder may count from the repeat.
     world.pass(Micros::from_secs(1));
     assert_eq!(granted(world.ask(&home, &renew)), first);
-    assert_eq!(world.registry.lease_until(service.id), Some(world.now.mono + LEASE + LEASE_DRIFT));
+    assert_eq!(world.registry.lease_until(service.id), Some(world.now.mono + lease_counted(LEASE)));
 
     // After a restart every lease counts as just given.
     world.pass(Micros::from_secs(60));
     world.restart();
-    assert_eq!(world.registry.lease_until(service.id), Some(world.now.mono + LEASE + LEASE_DRIFT));
+    assert_eq!(world.registry.lease_until(service.id), Some(world.now.mono + lease_counted(LEASE)));
+}
+
+#[test]
+fn a_lease_is_as_long_as_configured() {
+    let (mut world, service, home, _, _) = world();
+    let short = Micros::from_secs(4);
+    world.registry.config.lease = short;
+    let renew = world.renew(&service, |_| ());
+    let answer = granted(world.ask(&home, &renew));
+    assert_eq!(world.believe_placement(&answer.placement).lease, short);
+    let counted = world.now.mono + Micros::from_millis(4400);
+    assert_eq!(world.registry.lease_until(service.id), Some(counted));
 }
 
 #[test]
@@ -170,7 +182,7 @@ fn cancel_and_reclaim_give_the_service_back_under_a_fresh_lease() {
         assert_eq!((aborted.ids, aborted.placement), (attempt.ids, answer.placement.hash()));
         let placement = world.believe_placement(&answer.placement);
         assert_eq!((placement.epoch, placement.issued, placement.lease), (service.epoch, world.now.wall, LEASE));
-        assert_eq!(world.registry.lease_until(service.id), Some(world.now.mono + LEASE + LEASE_DRIFT));
+        assert_eq!(world.registry.lease_until(service.id), Some(world.now.mono + lease_counted(LEASE)));
         // The same bytes: the same answer, also after a restart. Another nonce: another fresh lease.
         world.restart();
         assert_eq!(granted(world.ask(&home, &frame)), answer);
