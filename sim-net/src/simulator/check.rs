@@ -20,6 +20,9 @@ use super::{
     world::{Machine, World},
 };
 
+/// Events to come, frames in flight and timers together. More: something feeds itself.
+const QUEUE_MAX: usize = 100_000;
+
 /// A broken promise.
 #[derive(Clone, Debug)]
 pub(super) struct Violation {
@@ -152,11 +155,6 @@ impl Checker {
         self.services.iter().any(|service| service.record.is_none_or(|record| record.host == host))
     }
 
-    /// Questions without an answer.
-    pub(super) fn waiting(&self) -> usize {
-        self.open.len()
-    }
-
     /// Of services that were not lost.
     pub(super) fn waiting_for_served(&self) -> usize {
         self.open.values().filter(|(_, service, _)| !self.services[*service].excused).count()
@@ -279,8 +277,6 @@ impl<G: Guards> World<G> {
         }
     }
 
-    pub(super) const fn check_drop_image(&mut self, _node: usize, _image: ImageId) {}
-
     /// The machine lets a guest execute: under a lease that the Registry still counts. What takes longer than the lease, or
     /// waits for its turn, is executed all the same, and answered under a later one.
     pub(super) fn check_execute(&mut self, node: usize, stay: Stay) {
@@ -352,6 +348,10 @@ impl<G: Guards> World<G> {
             && matches!(self.nodes[node].machine, Machine::Gateway(_))
         {
             self.check_gateway(node);
+        }
+        let waiting = self.queue.len();
+        if waiting > QUEUE_MAX {
+            self.violate("queues keep their limits", || format!("{waiting} events are to come"));
         }
         for at in 0..self.check.services.len() {
             self.check_holder(at);

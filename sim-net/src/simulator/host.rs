@@ -7,9 +7,8 @@ use wayfare_protocol::{
     gateway::messages::ClientFrame,
     host::{Base, CaptureJob, Effect, Entry, Event as Told, Host, ImageId, Restored, hosted::Stay},
     ids::{ClientId, Digest, MigrationId},
-    reject::{Guards, Reject},
+    reject::Guards,
     suite::Dalek,
-    time::Timestamp,
     wire::Frame as _,
 };
 
@@ -237,7 +236,6 @@ impl<G: Guards> World<G> {
                 self.task(node, (service, epoch), 2_000, Task::Save { upto, belongings });
             }
             Effect::DropImage(image) => {
-                self.check_drop_image(node, image);
                 if let Some(disk) = self.nodes[node].host_disk() {
                     disk.images.remove(&image);
                 }
@@ -515,6 +513,3 @@ pub(super) const fn entry_name(entry: &Entry) -> &'static str {
         Entry::Snapshot(_) => "Snapshot",
     }
 }
-
-#[allow(dead_code, reason = "kept until used")]
-const fn _unused(_: Reject, _: Timestamp) {}

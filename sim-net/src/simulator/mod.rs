@@ -2,13 +2,13 @@
 //! checked after every event. `wayfare-sim fuzz` runs it.
 //!
 //! What runs is production code: `Host`, `Registry` and `Gateway` of `wayfare-protocol`, the sealing of state records, and the
-//! real cryptography with seeded keys. What is simulated is everything that the drivers do: clocks ([`clock`]), streams and
-//! gossip ([`network`]), disks ([`disk`]), the instances' threads and the state streams ([`host`], [`transfer`]), the Registry's
-//! store ([`registry`]), the gateways ([`gateway`]), their clients and those who move services ([`client`]). One seeded
-//! generator ([`rng`]) decides everything, beginning with the configuration and the faults ([`faults`]); [`queue`] and [`world`]
+//! real cryptography with seeded keys. What is simulated is everything that the drivers do: clocks (`clock`), streams and
+//! gossip (`network`), disks (`disk`), the instances' threads and the state streams (`host`, `transfer`), the Registry's
+//! store (`registry`), the gateways (`gateway`), their clients and those who move services (`client`). One seeded
+//! generator (`rng`) decides everything, beginning with the configuration and the faults (`faults`); `queue` and `world`
 //! are the engine. So a seed is a run, bit for bit, whose trace hash proves that.
 //!
-//! A run has two phases ([`run`]). First things go wrong; what is checked is safety. Then everything heals, and must come
+//! A run has two phases (`run`). First things go wrong; what is checked is safety. Then everything heals, and must come
 //! right in bounded time: moves end, services serve, clients are answered, nothing is kept for what is over.
 //!
 //! # How to read a failure
@@ -21,15 +21,15 @@
 //!
 //! # How to add an invariant
 //!
-//! In [`check`]: call `violate` with the promise in words. Compare machines with what an observer outside knows (what was
+//! In `check`: call `violate` with the promise in words. Compare machines with what an observer outside knows (what was
 //! acknowledged, what the Registry has on disk, true time), not with themselves. What holds at the end only belongs to
-//! `unsettled`, `leftovers` or `check_history`. Then take the guard away that keeps the promise: add it to [`breaks`], with the
+//! `unsettled`, `leftovers` or `check_history`. Then take the guard away that keeps the promise: add it to `breaks`, with the
 //! number of seeds within which it is found out.
 //!
 //! # How to add a fault
 //!
-//! In [`faults`]: a variant of `Strike`, its rates in `Plan::new` (on in some seeds only, so that others show what it hides), and
-//! what it does in `handle_strike`; faults that only a liar or a careless operator makes are in [`rogue`]. It must end with
+//! In `faults`: a variant of `Strike`, its rates in `Plan::new` (on in some seeds only, so that others show what it hides), and
+//! what it does in `handle_strike`; faults that only a liar or a careless operator makes are in `rogue`. It must end with
 //! `calm_down`, or leave a world that can still come right.
 
 mod breaks;
