@@ -90,6 +90,8 @@ pub const HOST_LOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub const LOG_ENTRY_OVERHEAD: u64 = 256;
 /// A host's journal is compacted beyond this and twice what is live in it.
 pub const COMPACT_JOURNAL_BYTES_MIN: u64 = 8 * 1024 * 1024;
+/// How long the requests of a service that has left stay in the journal: then it is compacted.
+pub const PURGE_AFTER: Micros = Micros::from_secs(60);
 /// Largest journal entry: a logged request with what it read of the outside, or a snapshot.
 pub const ENTRY_BYTES_MAX: usize = 8 * 1024 * 1024;
 

@@ -336,7 +336,13 @@ impl<G: Guards> World<G> {
                 self.node(from).landing.remove(&mig);
             }
             Effect::Execute { .. } | Effect::ToGateway(..) => unreachable!("there are no clients"),
-            Effect::SaveImage { .. } | Effect::Compact { .. } => unreachable!("nothing is logged"),
+            Effect::SaveImage { .. } => unreachable!("nothing is logged"),
+            Effect::Compact { seq, snapshot, keep_after } => {
+                let node = self.node(from);
+                node.journal.retain(|(seq, entry)| entry.survives(*seq, &keep_after));
+                node.journal.push((seq, snapshot));
+                node.host.handle_synced(seq);
+            }
             Effect::DropImage(_) => {}
             Effect::KeepImages(keep) => self.node(from).images.retain(|image, _| keep.contains(image)),
             Effect::Restore(job) => {

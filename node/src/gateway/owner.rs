@@ -281,6 +281,8 @@ impl Owner {
         // What the machine sees, it counts itself.
         let unseen = match RegistryFrame::from_bytes(bytes) {
             Ok(RegistryFrame::Found(found)) => return self.machine.handle_found(now(), registry, &found),
+            // It recovers: it is asked again.
+            Ok(RegistryFrame::Refused(_)) => return Ok(()),
             Ok(_) => Reject::UnexpectedMessage,
             Err(reject) => reject,
         };

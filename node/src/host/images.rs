@@ -90,7 +90,18 @@ impl Images {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         fs::set_permissions(dir, PermissionsExt::from_mode(0o700))?;
+        File::open(dir.parent().unwrap_or(dir))?.sync_all()?;
         Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> io::Result<bool> {
+        for entry in fs::read_dir(&self.dir)? {
+            if entry?.path().extension().is_some_and(|extension| extension == EXTENSION) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn path(&self, id: &impl Display) -> PathBuf {

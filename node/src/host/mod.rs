@@ -101,6 +101,16 @@ pub enum HostError {
         /// Why.
         source: Reject,
     },
+    /// A host without its journal would delete the images that only the journal explains.
+    #[error(
+        "{} holds images of services, but its journal is missing or empty: put the journal back, or move the folder \
+         `images` away to go on without those services",
+        dir.display()
+    )]
+    NoJournal {
+        /// The node's directory.
+        dir: PathBuf,
+    },
     /// The folder of images cannot be used.
     #[error("the image directory in {} cannot be used", dir.display())]
     Images {
@@ -317,8 +327,11 @@ pub fn start(parts: HostParts, tracker: &TaskTracker, shutdown: CancellationToke
     }
     let modules = modules::Modules::open(&dir.join("modules"))
         .map_err(|source| HostError::Modules { dir: dir.clone(), source })?;
-    let images = images::Images::open(&dir.join("images"));
-    let images = images.map_err(|source| HostError::Images { dir: dir.clone(), source })?;
+    let images_error = |source| HostError::Images { dir: dir.clone(), source };
+    let images = images::Images::open(&dir.join("images")).map_err(images_error)?;
+    if entries.is_empty() && !images.is_empty().map_err(images_error)? {
+        return Err(HostError::NoJournal { dir: dir.clone() });
+    }
     let host = recovery::machine(&parts, entries, journal.last_seq())?;
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
     let handle = HostHandle {

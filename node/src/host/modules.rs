@@ -61,6 +61,7 @@ impl Modules {
     /// If the directory cannot be made or read.
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
+        File::open(dir.parent().unwrap_or(dir))?.sync_all()?;
         let mut loaded = BTreeMap::new();
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();

@@ -89,7 +89,7 @@ pub(super) struct Owner {
     requests: Pool,
     registry: Pool,
     pool_events: [mpsc::Receiver<PoolEvent>; 3],
-    incoming: [mpsc::Receiver<IncomingStream>; 3],
+    incoming: [mpsc::Receiver<IncomingStream>; 4],
     journal: JournalWriter,
     synced: watch::Receiver<Synced>,
     /// Compactions that could not be done, and until when none is tried.
@@ -133,7 +133,12 @@ impl Owner {
         // A stranger may say hello, nothing larger.
         requests.set_first_cap(HELLO_BYTES_MAX);
         let (registry, registry_events) = pool(Protocol::Registry, FRAME_BYTES_MAX);
-        let incoming = [net.accept(Protocol::Migrate)?, net.accept(Protocol::Request)?, net.accept(Protocol::State)?];
+        let incoming = [
+            net.accept(Protocol::Migrate)?,
+            net.accept(Protocol::Request)?,
+            net.accept(Protocol::State)?,
+            net.accept(Protocol::Registry)?,
+        ];
         let (happened, happenings) = mpsc::channel(HAPPENED_MAX);
         let mut synced = journal.synced();
         synced.mark_changed();
@@ -191,7 +196,7 @@ impl Owner {
             let sleep = self.host.poll_timeout().since(now().mono).0;
             let sleep = Duration::from_micros(sleep).min(NEVER);
             let [migrate_events, request_events, registry_events] = &mut self.pool_events;
-            let [migrate, requests, states] = &mut self.incoming;
+            let [migrate, requests, states, registries] = &mut self.incoming;
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 changed = self.synced.changed() => {
@@ -214,6 +219,14 @@ impl Owner {
                 Some(event) = request_events.recv() => self.handle_request_event(event),
                 Some(stream) = migrate.recv() => self.migrate.accept(stream),
                 Some(stream) = requests.recv() => self.requests.accept(stream),
+                // A Registry that recovers asks; nobody else opens such a stream to a host.
+                Some((peer, stream)) = registries.recv() => {
+                    if self.bundle.anchors().iter().any(|anchor| anchor.host() == peer) {
+                        self.registry.accept((peer, stream));
+                    } else {
+                        self.host.count_reject(Reject::WrongPeer);
+                    }
+                }
                 Some((peer, stream)) = states.recv() => {
                     self.tracker.spawn(bulk::receive(peer, stream, self.happened.clone()));
                 }

@@ -149,7 +149,7 @@ impl World {
         let stop = CancellationToken::new();
         let config = NetConfig { bootstrap: self.bootstrap(), ..NetConfig::local(*secret.expose()) };
         let (net, net_events) = Net::start(config, stop.clone()).await.unwrap();
-        let (dir, certificate) = self.enrol("user", Role::Gateway, &secret, &net).await;
+        let (dir, certificate) = self.enrol(&format!("user-of-{service}"), Role::Gateway, &secret, &net).await;
         let parts = GatewayParts {
             config: GatewayConfig::new(net.host_id(), certificate, self.bundle(), self.id()),
             net,
@@ -396,8 +396,9 @@ async fn under_load_every_count_is_acknowledged_once_whenever_the_host_crashes()
     node.deploy(&world, Durability::Log).await;
     let (done, counted) = (AtomicBool::new(false), AtomicU64::new(0));
     let client = async {
-        let mut last = 0;
+        let (mut last, filler) = (0, vec![b'f'; 30 << 10]);
         while !done.load(Ordering::SeqCst) {
+            gateway.ask("PUT /k/filler", &filler).await;
             let count = gateway.count().await;
             assert_eq!(count, last + 1, "lost or executed twice");
             last = count;
@@ -406,7 +407,7 @@ async fn under_load_every_count_is_acknowledged_once_whenever_the_host_crashes()
         last
     };
     let crashes = async {
-        for pause_ms in [300, 50, 150, 400] {
+        for pause_ms in [300, 50, 150, 400, 1, 77] {
             let before = counted.load(Ordering::SeqCst);
             until("progress", async || (counted.load(Ordering::SeqCst) > before).then_some(())).await;
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
@@ -419,6 +420,7 @@ async fn under_load_every_count_is_acknowledged_once_whenever_the_host_crashes()
         done.store(true, Ordering::SeqCst);
     };
     let (last, ()) = tokio::join!(client, crashes);
+    assert!(node.journal_bytes() < MIB && !node.images().is_empty(), "{} bytes", node.journal_bytes());
     assert_eq!(gateway.count().await, last + 1);
 }
 
@@ -429,7 +431,17 @@ async fn images_replace_the_log_and_the_journal_stays_small() {
     node.crash();
     (node.config.image_log_bytes, node.config.compact_journal_bytes) = (64 << 10, 128 << 10);
     node.start().await;
-    let service = node.deploy(&world, Durability::Log).await;
+    // One that asks for little: its log is not worth an image, and outlives every compaction.
+    let quiet = world.gateway("quiet").await;
+    node.handle().deploy(world.manifest("quiet", Durability::Log), KV.to_vec()).await.unwrap();
+    node.until_state("serving").await;
+    assert_eq!((quiet.count().await, quiet.count().await), (1, 2));
+    let service = node.handle().deploy(world.manifest("kv", Durability::Log), KV.to_vec()).await.unwrap();
+    until("both to be served", async || {
+        let views = node.handle().with(|host, now, _| host.services(now)).await.unwrap();
+        (views.len() == 2 && views.iter().all(|view| view.state == "serving")).then_some(())
+    })
+    .await;
     // An image is taken when the log has as many bytes as the last image: some MiB of them do.
     let value = vec![b'v'; 200 << 10];
     for key in 0..100 {
@@ -443,6 +455,7 @@ async fn images_replace_the_log_and_the_journal_stays_small() {
     assert!(name.starts_with(&service.to_string()) && name.ends_with(".image"), "{name}");
     assert_eq!((mode(&image), mode(&node.dir.join("images"))), (0o600, 0o700));
     assert!(node.journal_bytes() < 12 * MIB, "{} bytes", node.journal_bytes());
+    assert_eq!(quiet.count().await, 3);
     // A stranger, and what a crash left.
     fs::write(node.dir.join("images/old.image"), b"old").unwrap();
     fs::write(node.dir.join("images/old.00.part"), b"old").unwrap();
@@ -453,7 +466,23 @@ async fn images_replace_the_log_and_the_journal_stays_small() {
         assert_eq!(gateway.ask("GET /digest", b"").await, digest);
         assert_eq!(node.images().len(), 1);
     }
+    assert_eq!(quiet.count().await, 4);
     assert_eq!(gateway.count().await, 101);
+    // Without its journal the host knows nothing of the image, and does not delete it either.
+    node.crash();
+    let (journal, aside) = (node.dir.join("journal"), node.dir.join("aside"));
+    until("the end", async || Journal::open(&journal).ok().map(|_| ())).await;
+    fs::rename(&journal, &aside).unwrap();
+    let refused = until("to be refused", async || match node.try_start().await {
+        Err(HostError::Net(NetError::AddressInUse { .. })) => None,
+        other => Some(other),
+    });
+    assert!(matches!(refused.await, Err(HostError::NoJournal { .. })));
+    assert_eq!(node.images().len(), 1);
+    fs::rename(&aside, &journal).unwrap();
+    node.start().await;
+    node.until_state("serving").await;
+    assert_eq!(gateway.count().await, 102);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -626,8 +655,8 @@ async fn a_target_that_cannot_write_the_state_refuses_it_and_the_source_serves_o
     assert_eq!(gateway.count().await, 1);
     fs::remove_dir(b.dir.join("images")).unwrap();
     move_to(&a, &b, service).await;
-    let reason = ending(&a).await.expect("it failed");
-    assert!(reason.contains(Reject::NoResources.name()), "{reason}");
+    // The refusal may cross the consent; then the registry decides.
+    assert!(ending(&a).await.is_some(), "it failed");
     assert_eq!(rejected(&b, Reject::NoResources).await, 1);
     a.until_state("serving").await;
     assert_eq!(gateway.count().await, 2);

@@ -86,7 +86,10 @@ impl Journal {
             BadHead::Damaged => damaged(0, None),
         })?;
         let found = scan(&head, &bytes);
-        if found.next.is_some() {
+        let last = found.entries.last().map_or(0, |(seq, _)| *seq);
+        // What a compaction wrote was synced before the file got its name: no crash can have torn it.
+        let incomplete = last < head.base && bytes.len() > HEAD_BYTES;
+        if found.next.is_some() || incomplete {
             return Err(damaged(found.end, found.next));
         }
         let torn =
@@ -96,7 +99,7 @@ impl Journal {
         }
         // A process that was killed may have left entries in the page cache only: what is acted upon must be on disk.
         file.sync_all().map_err(failed)?;
-        let last_seq = found.entries.last().map_or(0, |(seq, _)| *seq).max(head.base);
+        let last_seq = last.max(head.base);
         let entries = found.entries.into_iter().map(|(seq, payload)| (seq, bytes[payload].to_vec())).collect();
         let journal = Self {
             path: path.to_owned(),
@@ -147,8 +150,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Replaces all entries, at once, by those that `keep` wants, with their numbers, and then entry `seq`: after a crash
-    /// there are either the old ones or the new.
+    /// Replaces all entries, at once, by those that `keep` wants, with their numbers, and then entry `seq`, which is higher
+    /// than any before it: after a crash there are either the old ones or the new.
     ///
     /// # Errors
     /// [`JournalError::Compact`]: nothing changed. [`JournalError::Damaged`]: an old entry is not what was written, and
@@ -157,8 +160,11 @@ impl Journal {
         if self.failed {
             return Err(JournalError::Failed { path: self.path.clone() });
         }
+        if seq <= self.last_seq {
+            return Err(JournalError::OutOfOrder { seq, last: self.last_seq });
+        }
         let undone = |source| JournalError::Compact { path: self.path.clone(), source };
-        let head = Head { salt: salt().map_err(undone)?, base: self.last_seq };
+        let head = Head { salt: salt().map_err(undone)?, base: seq };
         let partial = Partial::begin(&self.path).map_err(undone)?;
         let end = self.copy(&head, &partial.file, keep, (seq, payload))?;
         if end > JOURNAL_BYTES_MAX {
@@ -171,7 +177,7 @@ impl Journal {
             return Err(JournalError::Write { path: self.path.clone(), source });
         }
         (self.file, self.head, self.end, self.reserved_until) = (file, head, end, 0);
-        self.last_seq = self.last_seq.max(seq);
+        self.last_seq = seq;
         Ok(())
     }
 

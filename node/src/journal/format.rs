@@ -5,7 +5,7 @@
 //! | magic | `WFJOURNL` |
 //! | version | u32 |
 //! | salt | 8 random bytes, others after each compaction |
-//! | base | u64: the highest sequence number that had been written when this file was made |
+//! | base | u64: the number of the last entry that a compaction wrote here, 0 if none did; up to it, nothing can be torn |
 //! | checksum | u32: CRC-32C of the head before it |
 //!
 //! | Entry | 16 bytes and the payload |

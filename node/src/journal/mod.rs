@@ -7,6 +7,9 @@
 //! What a crash may leave unfinished at the end of the file was never acknowledged, and is cut off at the next open.
 //! Damage that is followed by intact entries is something else, a disk or a person, and stops the host.
 //!
+//! A full disk must not stop a host from writing down what it has to decide: some space is reserved behind the end of the
+//! file, and [`Synced::full`] says, long before it is used up, that it cannot be renewed.
+//!
 //! Read next: `format` for the bytes, `file` for [`Journal`], `writer` for the thread.
 
 mod file;

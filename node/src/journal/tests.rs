@@ -157,21 +157,35 @@ fn compaction_keeps_the_live_and_the_last_number() {
 }
 
 #[test]
-fn the_highest_number_outlives_a_compaction_to_a_lower_one() {
-    let place = Place::new();
+fn what_a_compaction_wrote_is_never_taken_for_a_torn_write() {
+    let (place, _) = Place::with(&[entry(1, "one"), entry(2, "two")]);
     let mut journal = open(&place.path()).journal;
-    journal.append([(9, b"nine".as_slice())]).expect("appended");
-    journal.compact(&|_, _| false, 4, b"all").expect("compacted");
+    assert!(matches!(journal.compact(&|_, _| true, 2, b""), Err(JournalError::OutOfOrder { seq: 2, last: 2 })));
+    journal.compact(&|seq, _| seq == 2, 3, b"all").expect("compacted");
+    let compacted = usize::try_from(journal.bytes()).expect("small");
+    journal.append([(4, b"four".as_slice())]).expect("appended");
     drop(journal);
-    let opened = open(&place.path());
-    assert_eq!((opened.entries, opened.journal.last_seq()), (vec![entry(4, "all")], 9));
+    let whole = fs::read(place.path()).expect("readable");
+    for length in HEAD_BYTES + 1..whole.len() {
+        fs::write(place.path(), &whole[..length]).expect("written");
+        match Journal::open(&place.path()) {
+            Ok(opened) => {
+                assert!(length >= compacted, "{length}");
+                assert_eq!(opened.entries, [entry(2, "two"), entry(3, "all")]);
+            }
+            Err(error) => {
+                assert!(length < compacted && matches!(error, JournalError::Damaged { .. }), "{length}: {error}");
+            }
+        }
+    }
 }
 
 #[test]
 fn a_crash_while_compacting_leaves_the_old_journal_or_the_new() {
     let all = [entry(1, "one"), entry(2, "two"), entry(3, "three")];
     let (place, _) = Place::with(&all);
-    let (other, _) = Place::with(&[entry(2, "two"), entry(4, "snapshot")]);
+    let (other, _) = Place::with(&all);
+    open(&other.path()).journal.compact(&|seq, _| seq == 2, 4, b"snapshot").expect("compacted");
     let new = fs::read(other.path()).expect("readable");
     let leftover = place.0.path().join("journal.00112233445566ff");
     let strangers = ["journal.bak", "journal.00112233445566gg", "journal.0011"].map(|name| place.0.path().join(name));

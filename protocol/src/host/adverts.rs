@@ -124,7 +124,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             host: self.me(),
             tos: ServiceType::Cloud,
             resources: self.free(),
-            cordoned: self.cordoned,
+            cordoned: self.cordoned || self.full,
             price_micros: self.config.price_micros,
             addresses: self.addresses.clone(),
             coordinate: self.vivaldi.coordinate(),

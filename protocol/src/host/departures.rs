@@ -349,8 +349,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let entry = Entry::Released { ids, placement: placement.clone() };
         self.outbox.persist(|seq| Effect::Persist { seq, entry });
         self.outbox.promise(Effect::DiscardInstance { service, epoch });
-        if let Some(image) = hosted.disk.as_ref().and_then(|disk| disk.image) {
-            self.outbox.promise(Effect::DropImage(image));
+        if let Some(disk) = &hosted.disk {
+            if let Some(image) = disk.image {
+                self.outbox.promise(Effect::DropImage(image));
+            }
+            self.purge(now);
         }
         if !G::keeps(Rule::DeleteByMigration) {
             self.discard_all_of(service);

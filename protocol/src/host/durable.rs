@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     ids::{Digest, Epoch, HostId, MigrationId, MigrationIds, ServiceId},
-    limits::{DEPARTED_MAX, FINISHED_MAX, HOST_LOG_BYTES_MAX},
+    limits::{DEPARTED_MAX, FINISHED_MAX, HOST_LOG_BYTES_MAX, PURGE_AFTER},
     manifest::{Durability, Manifest},
     migration::{
         messages::{Placement, RegisterFrame, RegistryFrame},
@@ -473,8 +473,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     /// The disk is nearly full, or has room again. When full, nothing new is taken on; what was promised is kept.
-    pub const fn set_full(&mut self, full: bool) {
-        self.full = full;
+    pub fn set_full(&mut self, full: bool) {
+        if std::mem::replace(&mut self.full, full) != full {
+            // It is advertised: services need not ask in vain.
+            self.advertise_at = Instant::default();
+        }
     }
 
     /// Whether the disk is nearly full.
@@ -489,7 +492,25 @@ impl<S: Suite, G: Guards> Host<S, G> {
         if live > HOST_LOG_BYTES_MAX {
             self.image_longest(now);
         }
-        if self.compacting.is_some() || journal_bytes < self.config.compact_journal_bytes + 2 * live {
+        if journal_bytes >= self.config.compact_journal_bytes + 2 * live {
+            self.compact();
+        }
+    }
+
+    /// Compacts the journal if a service's log is to go, for good, by now.
+    pub(super) fn purge_if_due(&mut self, now: Now) {
+        if self.purge_at.take_if(|at| *at <= now.mono).is_some() {
+            self.compact();
+        }
+    }
+
+    /// The log of a service that has left is of no use here, and none of this host's business: the journal is rid of it soon.
+    pub(super) fn purge(&mut self, now: Now) {
+        self.purge_at.get_or_insert(now.mono + PURGE_AFTER);
+    }
+
+    fn compact(&mut self) {
+        if self.compacting.is_some() {
             return;
         }
         let keep_after = self.services.iter().filter_map(|(stay, hosted)| Some((*stay, hosted.disk.as_ref()?.covered)));

@@ -110,6 +110,8 @@ pub struct Host<S: Suite = Dalek, G: Guards = Strict> {
     full: bool,
     /// The snapshot that replaces the journal, by its number, until it is on disk.
     compacting: Option<u64>,
+    /// When to rid the journal of the logs of services that have left.
+    purge_at: Option<Instant>,
     outbox: Outbox<Effect>,
     kinds: std::marker::PhantomData<fn() -> (S, G)>,
 }
@@ -139,6 +141,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             rejects: RejectCounters::default(),
             full: false,
             compacting: None,
+            purge_at: None,
             outbox: Outbox::starting_at(last_seq, G::keeps(Rule::SyncGate)),
             kinds: std::marker::PhantomData,
         }
@@ -160,7 +163,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let services = self.services.values().map(|hosted| self.service_timeout(hosted));
         let arrivals = self.arrivals.values().map(Arrival::timeout);
         let registering = self.registering.values().map(|pending| pending.retry.at);
-        services.chain(arrivals).chain(registering).chain(self.advert_timeout()).min().unwrap_or(Instant(u64::MAX))
+        let others = registering.chain(self.advert_timeout()).chain(self.purge_at);
+        services.chain(arrivals).chain(others).min().unwrap_or(Instant(u64::MAX))
     }
 
     /// Does what is due.
@@ -175,6 +179,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             self.place_if_due(stay, now, rng);
         }
         self.arrival_timeouts(now);
+        self.purge_if_due(now);
         self.sweep_if_due(now);
     }
 
