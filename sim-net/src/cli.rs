@@ -13,6 +13,7 @@ use crate::{
     layout::Journey,
     matrix::LatencyMatrix,
     scale::{self, ScaleOptions},
+    simulator::FuzzArgs,
     soak::{self, SoakOptions},
 };
 
@@ -53,6 +54,8 @@ Examples:
         #[arg(long)]
         json: bool,
     },
+    /// Look for seeds that break a promise: the production machines in virtual time, under faults of every kind
+    Fuzz(FuzzArgs),
     /// Real processes, killed again and again while services move and clients write
     Soak(SoakArgs),
     /// The other process of a bench
@@ -240,6 +243,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return fail(&error.into(), 1),
     };
     match cli.command {
+        Command::Fuzz(args) => args.run(),
         Command::Demo(args) => runtime.block_on(run_demo(args)),
         Command::Soak(args) => runtime.block_on(run_soak(args)),
         Command::IdleNode { dir, peers } => match runtime.block_on(idle::serve(&dir, peers)) {

@@ -27,6 +27,7 @@ pub mod moves;
 pub mod processes;
 pub mod rng;
 pub mod scale;
+pub mod simulator;
 pub mod soak;
 
 /// The `wayfare-sim` binary: reads the arguments of the process and does what they say.

@@ -1,0 +1,512 @@
+//! What must hold after every event. Each check names its invariant in words: that is what a failure prints.
+//!
+//! The [`Checker`] is an observer outside the world: it knows what was acknowledged to whom, what the Registry decided and
+//! until when leases run in true time, and compares machines with that, never with themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wayfare_protocol::{
+    advert::Gossip,
+    gateway::Ticket,
+    host::{Entry, ImageId, hosted::Stay},
+    ids::{Digest, Epoch, HostId, MigrationId, ServiceId},
+    manifest::{Durability, Resources},
+    migration::messages::{MigrateFrame, RegistryFrame},
+    reject::Guards,
+};
+
+use super::{
+    guest::{Guest, Name, Response},
+    world::{Machine, World},
+};
+
+/// A broken promise.
+#[derive(Clone, Debug)]
+pub(super) struct Violation {
+    pub(super) invariant: &'static str,
+    pub(super) detail: String,
+}
+
+/// Where the Registry says a service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Whereabouts {
+    pub(super) host: HostId,
+    pub(super) previous: HostId,
+    pub(super) epoch: Epoch,
+    pub(super) mig: MigrationId,
+    /// Until when the Registry counts the holder's lease, in true time.
+    pub(super) leased_until: u64,
+}
+
+/// A service, as somebody outside knows it.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    pub(super) id: ServiceId,
+    pub(super) name: String,
+    pub(super) durability: Durability,
+    pub(super) required: Resources,
+    pub(super) record: Option<Whereabouts>,
+    /// The highest epoch that anybody was told.
+    told: Epoch,
+    /// Acknowledged calls by their place in the one history there is.
+    acked: BTreeMap<u64, (Name, Digest)>,
+    /// It was in memory only, and a crash took it.
+    pub(super) excused: bool,
+}
+
+impl Service {
+    pub(super) const fn new(id: ServiceId, name: String, durability: Durability, required: Resources) -> Self {
+        let told = Epoch { era: 0, hop: 0 };
+        Self { id, name, durability, required, record: None, told, acked: BTreeMap::new(), excused: false }
+    }
+}
+
+/// How a question ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Answered,
+    /// The gateway said that it was not executed.
+    Refused,
+    Unknown,
+}
+
+/// The observer.
+#[derive(Debug, Default)]
+pub(super) struct Checker {
+    pub(super) services: Vec<Service>,
+    pub(super) violation: Option<Violation>,
+    open: BTreeMap<(usize, Ticket), (Name, usize, usize)>,
+    refused: BTreeSet<(usize, Name)>,
+    /// Won or aborted, once that is on the Registry's disk.
+    decided: BTreeMap<MigrationId, bool>,
+    /// Who consented to leave: the host, the stay, the attempt.
+    consented: BTreeSet<(usize, Stay, MigrationId)>,
+    /// Who promised to hold what.
+    held: BTreeSet<(usize, MigrationId)>,
+    captured: BTreeMap<MigrationId, Guest>,
+    /// What each cloud last said it has free.
+    free: BTreeMap<usize, Resources>,
+    /// Hosts that have a disk which is older than what they did, and the stays that they may keep, sealed.
+    old_disks: BTreeSet<usize>,
+    sealed: BTreeSet<(usize, Stay)>,
+    /// The Registry was restored from a backup: what only a gateway was told may be forgotten.
+    was_restored: bool,
+    /// It has not heard from all hosts yet, and does not decide.
+    recovers: bool,
+    /// Questions that failed at the very end.
+    late: Vec<Name>,
+    pub(super) last_questions: bool,
+    /// The epoch that each gateway follows.
+    followed: BTreeMap<(usize, ServiceId), Epoch>,
+}
+
+impl Checker {
+    pub(super) fn asked(&mut self, gateway: usize, ticket: Ticket, name: Name, service: usize, client: usize) {
+        self.open.insert((gateway, ticket), (name, service, client));
+        // Under a key, it may be asked again.
+        self.refused.remove(&(service, name));
+    }
+
+    pub(super) fn close(&mut self, gateway: usize, ticket: Ticket, end: End) -> Option<(Name, usize, usize)> {
+        let (name, service, client) = self.open.remove(&(gateway, ticket))?;
+        if end == End::Refused {
+            self.refused.insert((service, name));
+        }
+        if end != End::Answered && self.last_questions && !self.services[service].excused {
+            self.late.push(name);
+        }
+        Some((name, service, client))
+    }
+
+    pub(super) fn hung_up(&mut self, gateway: usize) {
+        self.open.retain(|(at, _), _| *at != gateway);
+        self.followed.retain(|(at, _), _| *at != gateway);
+    }
+
+    /// Everything that this host consented to.
+    pub(super) fn consents_of(&self, node: usize) -> Vec<(Stay, MigrationId)> {
+        self.consented.iter().filter(|(at, ..)| *at == node).map(|(_, stay, mig)| (*stay, *mig)).collect()
+    }
+
+    /// The host's disk is an older one: it knows nothing of what it consented to since.
+    pub(super) fn rolled_back(&mut self, node: usize, stays: &[Stay], consented: &[(Stay, MigrationId)]) {
+        self.consented.retain(|(at, ..)| *at != node);
+        self.consented.extend(consented.iter().map(|(stay, mig)| (node, *stay, *mig)));
+        self.old_disks.insert(node);
+        self.sealed.extend(stays.iter().map(|stay| (node, *stay)));
+    }
+
+    /// The Registry begins again with an older store.
+    pub(super) fn restored(&mut self) {
+        self.was_restored = true;
+        self.recovers = true;
+    }
+
+    /// Whether a move may never end: its target's state was in memory, and a restored Registry cannot know what became of it.
+    pub(super) fn waits_for_owner(&self) -> bool {
+        self.was_restored && self.services.iter().any(|service| service.excused)
+    }
+
+    /// Whether any service is at this host, or on its way there, for all that is known.
+    pub(super) fn expects_something_of(&self, host: HostId) -> bool {
+        self.services.iter().any(|service| service.record.is_none_or(|record| record.host == host))
+    }
+
+    /// Questions without an answer.
+    pub(super) fn waiting(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Of services that were not lost.
+    pub(super) fn waiting_for_served(&self) -> usize {
+        self.open.values().filter(|(_, service, _)| !self.services[*service].excused).count()
+    }
+
+    /// From here on, a question that is not answered is a broken promise.
+    pub(super) fn last_unanswered_is_wrong(&mut self) {
+        if let Some(name) = self.late.first() {
+            let detail = format!("{name} failed though nothing was wrong");
+            self.violation = Some(Violation { invariant: "every client is answered", detail });
+        }
+    }
+
+    pub(super) fn decided(&mut self, mig: MigrationId, won: bool) {
+        self.decided.insert(mig, won);
+    }
+
+    pub(super) fn captured(&mut self, mig: MigrationId, guest: Guest) {
+        self.captured.insert(mig, guest);
+    }
+
+    /// This service may be lost: that was its owner's choice.
+    pub(super) fn excuse(&mut self, service: ServiceId) {
+        for service in self.services.iter_mut().filter(|known| known.id == service) {
+            service.excused |= service.durability == Durability::Memory;
+        }
+    }
+
+    fn service(&self, id: ServiceId) -> Option<&Service> {
+        self.services.iter().find(|service| service.id == id)
+    }
+}
+
+impl<G: Guards> World<G> {
+    /// Notes the first broken promise.
+    pub(super) fn violate(&mut self, invariant: &'static str, detail: impl FnOnce() -> String) {
+        if self.check.violation.is_none() {
+            let detail = detail();
+            self.tell(self.registry, |_| format!("VIOLATED: {invariant}: {detail}"));
+            self.check.violation = Some(Violation { invariant, detail });
+        }
+    }
+
+    pub(super) fn note_entry(&mut self, node: usize, entry: &Entry) {
+        match entry {
+            Entry::Consented { ids, .. } => {
+                self.nodes[node].phases[0] = "frozen";
+                self.check.consented.insert((node, (ids.service, ids.epoch), ids.mig));
+            }
+            Entry::KeyMade { .. } => self.nodes[node].phases[1] = "checking",
+            Entry::Held { ids, .. } => {
+                self.nodes[node].phases[1] = "held";
+                self.check.held.insert((node, ids.mig));
+                self.check_held(node, ids.mig);
+            }
+            Entry::Placed { placement, .. } => {
+                self.nodes[node].phases[1] = "placed";
+                let Ok(placement) = placement.unverified() else { return };
+                self.heard(placement.service, placement.epoch);
+            }
+            _ => {}
+        }
+    }
+
+    /// Somebody believes in this epoch: the Registry must never name an older one.
+    fn heard(&mut self, service: ServiceId, epoch: Epoch) {
+        for known in self.check.services.iter_mut().filter(|known| known.id == service) {
+            known.told = known.told.max(epoch);
+        }
+    }
+
+    fn check_held(&mut self, node: usize, mig: MigrationId) {
+        let Some(host) = self.nodes[node].as_host() else { return };
+        let here = host.landing.get(&mig).and_then(|landing| landing.ready.as_ref()).map(|ready| &ready.guest);
+        if here.is_none() || here != self.check.captured.get(&mig) {
+            self.violate("the state at the target is the state at the source", || format!("{mig}"));
+        }
+    }
+
+    pub(super) fn note_gossip(&mut self, node: usize, gossip: &Gossip) {
+        if let Gossip::Advert(advert) = gossip
+            && let Ok(advert) = advert.unverified()
+        {
+            self.check.free.insert(node, advert.resources);
+        }
+    }
+
+    pub(super) fn note_to_registry(&mut self, node: usize, frame: &RegistryFrame) {
+        if matches!(frame, RegistryFrame::Reclaim(_)) {
+            self.nodes[node].phases[0] = "undecided";
+        }
+    }
+
+    pub(super) fn note_to_peer(&mut self, node: usize, frame: &MigrateFrame) {
+        if matches!(frame, MigrateFrame::Request(_)) {
+            self.nodes[node].phases[0] = "offering";
+        }
+    }
+
+    /// An instance is deleted only when its host consented and the Registry moved the service.
+    pub(super) fn check_discard(&mut self, node: usize, stay: Stay) {
+        let consented = |(at, of, mig): &(usize, Stay, MigrationId)| {
+            *at == node && *of == stay && self.check.decided.get(mig) == Some(&true)
+        };
+        if !self.check.consented.iter().any(consented) {
+            let name = self.nodes[node].name.clone();
+            self.violate("a state is deleted only when its host consented and the Registry moved it", || {
+                format!("{name} deletes {} of epoch {}", stay.0, stay.1)
+            });
+        }
+    }
+
+    /// What was promised to be held is deleted only when the Registry aborted the attempt.
+    pub(super) fn check_discard_incoming(&mut self, node: usize, mig: MigrationId) {
+        // A restored Registry aborts what it does not know without a word.
+        let aborted = self.check.was_restored || self.check.decided.get(&mig) == Some(&false);
+        if self.check.held.contains(&(node, mig)) && !aborted {
+            let name = self.nodes[node].name.clone();
+            self.violate("a held state ends by the Registry's decision only", || format!("{name} deletes {mig}"));
+        }
+    }
+
+    pub(super) const fn check_drop_image(&mut self, _node: usize, _image: ImageId) {}
+
+    /// Just before a guest executes: under a lease that the Registry still counts, on top of everything acknowledged.
+    pub(super) fn check_call(&mut self, node: usize, stay: Stay, request: &[u8]) {
+        self.check_leased(node, stay.0, Some(stay.1), "executes");
+        let Some(service) = self.check.service(stay.0) else { return };
+        let instance = self.nodes[node].as_host().and_then(|host| host.instances.get(&stay));
+        let Some(guest) = instance.and_then(|instance| instance.guest.as_ref()) else { return };
+        let lacks = service
+            .acked
+            .last_key_value()
+            .filter(|(index, (_, chain))| guest.list().get(**index as usize).is_none_or(|done| done.chain != *chain));
+        if let Some((index, (name, _))) = lacks {
+            let (index, name, has) = (*index, *name, guest.list().len());
+            self.violate("no acknowledged write is lost", || format!("{name}, number {index}, is not among {has}"));
+            return;
+        }
+        if let Some(name) = request.first_chunk::<8>().map(|name| Name(u64::from_le_bytes(*name)))
+            && guest.has(name)
+        {
+            self.violate("no request is executed twice", || format!("{name}"));
+        }
+    }
+
+    /// Just before a response leaves.
+    pub(super) fn check_reply(&mut self, node: usize, service: ServiceId) {
+        self.check_leased(node, service, None, "answers");
+    }
+
+    fn check_leased(&mut self, node: usize, service: ServiceId, epoch: Option<Epoch>, does: &'static str) {
+        let (time, host) = (self.time, self.nodes[node].host);
+        let Some(known) = self.check.service(service) else { return };
+        let leased = known.record.is_some_and(|record| {
+            record.host == host && epoch.is_none_or(|epoch| record.epoch == epoch) && record.leased_until >= time
+        });
+        if !leased {
+            let (name, record) = (self.nodes[node].name.clone(), known.record);
+            self.violate("nothing is executed or answered without a lease", || {
+                format!("{name} {does} {service} at {time}; the record: {record:?}")
+            });
+        }
+    }
+
+    /// A client has its answer: it must fit into one history with all others.
+    pub(super) fn acknowledged(&mut self, service: usize, name: Name, response: Response) {
+        if response.name != name {
+            self.violate("a response is that of its request", || format!("{name} got {}", response.name));
+            return;
+        }
+        let acked = &mut self.check.services[service].acked;
+        let before = acked.insert(response.index, (name, response.chain));
+        if before.is_some_and(|before| before != (name, response.chain)) {
+            self.violate("all responses are of one history", || {
+                format!("{name} and {} are both number {}", before.map_or(name, |before| before.0), response.index)
+            });
+        }
+    }
+
+    /// Everything that must hold between any two events.
+    pub(super) fn check_all(&mut self, touched: Option<usize>) {
+        if touched.is_none_or(|node| node == self.registry) {
+            self.check_records();
+        }
+        if let Some(node) = touched
+            && matches!(self.nodes[node].machine, Machine::Gateway(_))
+        {
+            self.check_gateway(node);
+        }
+        for at in 0..self.check.services.len() {
+            self.check_holder(at);
+            self.check_single(at);
+        }
+    }
+
+    fn check_records(&mut self) {
+        let Machine::Registry(registry) = &self.nodes[self.registry].machine else { return };
+        let clock = self.nodes[self.registry].clock;
+        let recovers = registry.recovery(clock.now(self.time)).is_some_and(|view| view.suspended > 0);
+        let mut fell = None;
+        self.check.recovers = recovers;
+        for service in &mut self.check.services {
+            let Some(placement) = registry.placement(service.id) else { continue };
+            let newest = service.record.map_or(service.told, |record| service.told.max(record.epoch));
+            if placement.epoch < newest && recovers {
+                // Nothing is decided by it: the holder of the newer one has yet to show it.
+                continue;
+            }
+            if placement.epoch < service.told {
+                fell = Some((service.id, placement.epoch, service.told));
+            }
+            let until = registry.lease_until(service.id).unwrap_or_default();
+            service.record = Some(Whereabouts {
+                host: placement.host,
+                previous: placement.previous,
+                epoch: placement.epoch,
+                mig: placement.mig,
+                leased_until: clock.true_time(until),
+            });
+        }
+        if let Some((service, now, before)) = fell {
+            self.violate("epochs only rise", || format!("{service}: {before} was known, the record says {now}"));
+        }
+    }
+
+    fn check_gateway(&mut self, node: usize) {
+        let Machine::Gateway(gateway) = &self.nodes[node].machine else { return };
+        let mut fell = None;
+        for service in &mut self.check.services {
+            let Some(placement) = gateway.placement(service.id) else { continue };
+            let epoch = placement.epoch;
+            let before = self.check.followed.insert((node, service.id), epoch);
+            if !self.check.was_restored {
+                service.told = service.told.max(epoch);
+            }
+            if before.is_some_and(|before| epoch < before) {
+                fell = Some((service.id, epoch));
+            }
+        }
+        let pending = gateway.pending();
+        if let Some((service, epoch)) = fell {
+            self.violate("epochs only rise", || format!("a gateway follows {service} back to {epoch}"));
+        }
+        if pending > 2 * wayfare_protocol::limits::PENDING_REQUESTS_MAX {
+            self.violate("queues keep their limits", || format!("{pending} requests wait at a gateway"));
+        }
+    }
+
+    /// The host of record has the state: running, frozen, held, or on its disk while it is down.
+    fn check_holder(&mut self, at: usize) {
+        let service = &self.check.services[at];
+        let Some(record) = service.record.filter(|_| !service.excused && !self.check.recovers) else { return };
+        let Some(node) = self.by_host.get(&record.host).copied() else { return };
+        let stay = (service.id, record.epoch);
+        let here = self.nodes[node].as_host().is_some_and(|host| {
+            host.instances.contains_key(&stay)
+                || host.landing.get(&record.mig).is_some_and(|landing| landing.ready.is_some())
+        });
+        if here || record.epoch == Epoch::FIRST {
+            return;
+        }
+        let super::world::Disk::Host(disk) = &self.nodes[node].disk else { return };
+        let of = |image: &ImageId| match image {
+            ImageId::Held(mig) => *mig == record.mig,
+            ImageId::Taken { service, epoch, .. } => (*service, *epoch) == stay,
+        };
+        if !disk.images.keys().any(of) {
+            let (name, id) = (self.nodes[node].name.clone(), service.id);
+            self.violate("the record names a host that has the state", || format!("{id} is not on {name}"));
+        }
+    }
+
+    /// At most one host would execute or answer now.
+    fn check_single(&mut self, at: usize) {
+        let id = self.check.services[at].id;
+        let mut serving = None;
+        for node in 0..self.nodes.len() {
+            let Machine::Host(host) = &self.nodes[node].machine else { continue };
+            if !host.host.may_answer(self.now(node), id) {
+                continue;
+            }
+            if let Some(other) = serving.replace(node) {
+                let names = [other, node].map(|node: usize| self.nodes[node].name.clone());
+                self.violate("at most one instance serves", || format!("{id} on {}", names.join(" and ")));
+                return;
+            }
+        }
+    }
+
+    /// At the end, when everything is well again: the whole history of each service.
+    pub(super) fn check_end(&mut self) {
+        for at in 0..self.check.services.len() {
+            self.check_history(at);
+        }
+    }
+
+    /// What is kept, anywhere, for an attempt or a stay that is over.
+    pub(super) fn leftovers(&self) -> Option<String> {
+        (0..self.nodes.len()).find_map(|node| self.leftovers_at(node))
+    }
+
+    fn check_history(&mut self, at: usize) {
+        let service = &self.check.services[at];
+        let Some(record) = service.record.filter(|_| !service.excused) else { return };
+        let Some(node) = self.by_host.get(&record.host).copied() else { return };
+        let instance = self.nodes[node].as_host().and_then(|host| host.instances.get(&(service.id, record.epoch)));
+        let Some(guest) = instance.and_then(|instance| instance.guest.as_ref()) else { return };
+        let missing = service.acked.iter().find(|(index, (name, chain))| {
+            guest.list().get(**index as usize).is_none_or(|done| (done.name, done.chain) != (*name, *chain))
+        });
+        let refused = self.check.refused.iter().find(|(of, name)| *of == at && guest.has(*name)).copied();
+        if let Some((index, (name, _))) = missing {
+            let (index, name) = (*index, *name);
+            self.violate("no acknowledged write is lost", || format!("{name}, number {index}, at the end"));
+        } else if let Some((_, name)) = refused {
+            self.violate("what is said not to be executed is not", || format!("{name}"));
+        }
+    }
+
+    fn leftovers_at(&self, node: usize) -> Option<String> {
+        let (name, me) = (&self.nodes[node].name, self.nodes[node].host);
+        let host = self.nodes[node].as_host()?;
+        let mut left = self.plan.capacity;
+        for stay in host.instances.keys() {
+            let service = self.check.service(stay.0)?;
+            left = left.minus(&service.required).unwrap_or_default();
+            let at_home = service.record.is_some_and(|record| record.host == me && record.epoch == stay.1);
+            if !at_home && !service.excused && !self.check.sealed.contains(&(node, *stay)) {
+                return Some(format!("{name} has an instance of {} of epoch {}", stay.0, stay.1));
+            }
+        }
+        if self.check.old_disks.contains(&node) {
+            return None;
+        }
+        let super::world::Disk::Host(disk) = &self.nodes[node].disk else { return None };
+        let records = self.check.services.iter().filter_map(|service| service.record);
+        let here: Vec<Whereabouts> = records.filter(|record| record.host == me).collect();
+        let used = |image: &ImageId| match image {
+            ImageId::Held(mig) => here.iter().any(|record| record.mig == *mig),
+            ImageId::Taken { service, epoch, .. } => host.instances.contains_key(&(*service, *epoch)),
+        };
+        if let Some(image) = disk.images.keys().find(|image| !used(image)) {
+            return Some(format!("{name} has the image {image}"));
+        }
+        if host.instances.len() < disk.images.len() {
+            return Some(format!("{name} has {} images of {} services", disk.images.len(), host.instances.len()));
+        }
+        let excused = self.check.services.iter().any(|service| service.excused);
+        let free = self.check.free.get(&node).filter(|free| **free != left && !excused)?;
+        Some(format!("{name} says that {free:?} are free, {left:?} should be"))
+    }
+}

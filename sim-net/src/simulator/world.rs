@@ -1,0 +1,561 @@
+//! The world: nodes, streams and the one queue of what happens; each event goes to a machine, whose effects are carried out,
+//! and then everything that must always hold is looked at ([`check`](super::check)).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wayfare_protocol::{
+    gateway::Gateway,
+    host::hosted::Stay,
+    ids::{HostId, MigrationId, MigrationIds},
+    registry::{Registry, StoreImage},
+    reject::Guards,
+    suite::{Dalek, Secret},
+    time::{Instant, Now},
+    trust::{Certificate, Role, Signed, TrustBundle},
+};
+
+use super::{
+    check::Checker,
+    client::Client,
+    clock::Clock,
+    coverage::{Coverage, Fault},
+    disk::{Journal, Store},
+    faults::{Plan, Strike},
+    host::{HostDisk, HostNode, ImageFor, Task},
+    network::{Conn, Frame, Kind, Links},
+    queue::Queue,
+    rng::Rng,
+    rogue::Backup,
+    story::Story,
+};
+
+/// Something that happens at a time.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A frame reaches this end of a stream.
+    Frame { conn: usize, end: usize, frame: Frame },
+    /// A dial reaches the other side, whose answer takes `back` µs.
+    Accept { conn: usize, back: u64 },
+    /// Whoever dialled learns that the stream is open.
+    Opened { conn: usize },
+    /// This end learns that the stream is over.
+    Closed { conn: usize, end: usize, reason: &'static str },
+    /// A gossiped message arrives.
+    Gossip { to: usize, frame: Frame },
+    /// A timer, set for this time.
+    Timer { node: usize, life: u32 },
+    /// The disk has finished a sync.
+    Synced { node: usize, life: u32 },
+    /// The node hears that it has.
+    Told { node: usize, life: u32, seq: u64 },
+    /// An instance comes to its next task.
+    Work { node: usize, life: u32, stay: Stay, instance: u64, task: Task },
+    /// An image is on disk.
+    Saved { node: usize, life: u32, image: ImageFor },
+    /// Every record has left for the target.
+    Sent { node: usize, life: u32, mig: MigrationId, conn: usize },
+    /// A held state is ready again.
+    HeldAgain { node: usize, life: u32, mig: MigrationId },
+    /// A gateway measures round trips.
+    Probe { node: usize, life: u32 },
+    /// One of them is measured.
+    Measured { node: usize, life: u32, host: HostId, rtt: u64 },
+    /// A client wants something.
+    Ask { client: usize },
+    /// Somebody wants a service elsewhere.
+    Move { service: usize },
+    /// A fault.
+    Strike(Strike),
+    /// A node that is down comes up.
+    Restart { node: usize },
+    /// A node that hung goes on.
+    Wake { node: usize },
+}
+
+/// A node's process, while it runs.
+#[derive(Debug)]
+pub(super) enum Machine<G: Guards> {
+    Down,
+    Registry(Box<Registry<Dalek, G>>),
+    Host(Box<HostNode<G>>),
+    Gateway(Box<Gateway<Dalek, G>>),
+}
+
+/// A node's disk, whether it runs or not.
+#[derive(Debug)]
+pub(super) enum Disk {
+    Registry(Store),
+    Host(Box<HostDisk>),
+    Gateway(Journal<BTreeSet<u64>>),
+}
+
+/// A node.
+#[derive(Debug)]
+pub(super) struct Node<G: Guards> {
+    pub(super) name: String,
+    pub(super) host: HostId,
+    pub(super) secret: Secret,
+    pub(super) role: Option<Role>,
+    pub(super) certificate: Option<Signed<Certificate>>,
+    pub(super) clock: Clock,
+    /// Counts restarts: what was meant for an earlier process does not reach a later one.
+    pub(super) life: u32,
+    /// Nothing is processed before then.
+    pub(super) busy_until: u64,
+    /// What has come meanwhile.
+    deferred: Vec<Event>,
+    /// When its timer fires next.
+    timer: u64,
+    pub(super) pools: BTreeMap<(Kind, usize), Vec<usize>>,
+    pub(super) machine: Machine<G>,
+    pub(super) disk: Disk,
+    /// What it did last, for the coverage of crashes.
+    pub(super) last: &'static str,
+    /// How far its moves have come, for the coverage: as source and as target.
+    pub(super) phases: [&'static str; 2],
+}
+
+impl<G: Guards> Node<G> {
+    pub(super) fn new(name: String, host: HostId, secret: Secret, role: Option<Role>, disk: Disk) -> Self {
+        Self {
+            name,
+            host,
+            secret,
+            role,
+            certificate: None,
+            clock: Clock::exact(),
+            life: 0,
+            busy_until: 0,
+            deferred: Vec::new(),
+            timer: u64::MAX,
+            pools: BTreeMap::new(),
+            machine: Machine::Down,
+            disk,
+            last: "start",
+            phases: ["idle", "none"],
+        }
+    }
+
+    pub(super) const fn is_up(&self) -> bool {
+        !matches!(self.machine, Machine::Down)
+    }
+
+    pub(super) const fn as_host(&self) -> Option<&HostNode<G>> {
+        match &self.machine {
+            Machine::Host(host) => Some(host),
+            Machine::Down | Machine::Registry(_) | Machine::Gateway(_) => None,
+        }
+    }
+
+    pub(super) const fn as_host_mut(&mut self) -> Option<&mut HostNode<G>> {
+        match &mut self.machine {
+            Machine::Host(host) => Some(host),
+            Machine::Down | Machine::Registry(_) | Machine::Gateway(_) => None,
+        }
+    }
+}
+
+/// Counts of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) events: u64,
+    pub(super) completed: u64,
+    pub(super) aborted: u64,
+    pub(super) crashes: u64,
+    pub(super) partitions: u64,
+    pub(super) requests: u64,
+}
+
+/// Everything there is in one run.
+pub(super) struct World<G: Guards> {
+    pub(super) plan: Plan,
+    pub(super) rng: Rng,
+    pub(super) time: u64,
+    pub(super) queue: Queue<Event>,
+    pub(super) nodes: Vec<Node<G>>,
+    /// Which node the Registry is.
+    pub(super) registry: usize,
+    pub(super) by_host: BTreeMap<HostId, usize>,
+    pub(super) bundle: TrustBundle,
+    pub(super) conns: Vec<Conn>,
+    pub(super) links: Links,
+    pub(super) clients: Vec<Client>,
+    pub(super) check: Checker,
+    pub(super) story: Story,
+    pub(super) coverage: Coverage,
+    pub(super) tally: Tally,
+    /// Numbers instances, so that tasks of a former one do not reach its successor.
+    pub(super) instances: u64,
+    /// What the liar knows: an attempt and the placement key's secret.
+    pub(super) loot: Option<(MigrationIds, [u8; 32])>,
+    /// Copies of hosts' disks.
+    pub(super) backups: BTreeMap<usize, Backup>,
+    /// An older state of the Registry's store.
+    pub(super) store_backup: Option<StoreImage>,
+    /// No more faults, no more moves.
+    pub(super) calm: bool,
+    hash: blake3::Hasher,
+    /// How many events happened at the present time.
+    at_once: u32,
+}
+
+/// More events than this without time passing: something goes round in circles.
+const AT_ONCE_MAX: u32 = 20_000;
+
+impl<G: Guards> World<G> {
+    pub(super) fn empty(plan: Plan, rng: Rng, story: Story) -> Self {
+        Self {
+            plan,
+            rng,
+            time: 0,
+            queue: Queue::new(),
+            nodes: Vec::new(),
+            registry: 0,
+            by_host: BTreeMap::new(),
+            bundle: TrustBundle::new(Vec::new()),
+            conns: Vec::new(),
+            links: Links::default(),
+            clients: Vec::new(),
+            check: Checker::default(),
+            story,
+            coverage: Coverage::default(),
+            tally: Tally::default(),
+            instances: 0,
+            store_backup: None,
+            loot: None,
+            backups: BTreeMap::new(),
+            calm: false,
+            hash: blake3::Hasher::new(),
+            at_once: 0,
+        }
+    }
+
+    /// What this node's clocks show.
+    pub(super) fn now(&self, node: usize) -> Now {
+        self.nodes[node].clock.now(self.time)
+    }
+
+    pub(super) fn tell(&mut self, node: usize, what: impl FnOnce(&Self) -> String) {
+        if self.story.is_told() {
+            let text = what(self);
+            self.story.tell(self.time, &self.nodes[node].name, &text);
+        }
+    }
+
+    /// The hash of everything that has happened.
+    pub(super) fn trace_hash(&self) -> [u8; 32] {
+        *self.hash.finalize().as_bytes()
+    }
+
+    /// The next event, and all that it leads to. False if nothing will ever happen again.
+    pub(super) fn step(&mut self) -> bool {
+        let Some((at, event)) = self.queue.pop() else { return false };
+        self.at_once = if at > self.time { 0 } else { self.at_once + 1 };
+        self.time = self.time.max(at);
+        if self.at_once > AT_ONCE_MAX {
+            self.violate("time passes", || "the same moment goes on for ever".to_owned());
+            return false;
+        }
+        let node = self.concerns(&event);
+        if let Some(node) = node
+            && self.nodes[node].is_up()
+            && self.nodes[node].busy_until > self.time
+        {
+            if !matches!(event, Event::Wake { .. }) {
+                self.nodes[node].deferred.push(event);
+            }
+            return true;
+        }
+        self.tally.events += 1;
+        let (label, bytes) = label(&event);
+        self.hash.update(&self.time.to_le_bytes());
+        self.hash.update(&[node.map_or(255, |node| node as u8)]);
+        self.hash.update(label.as_bytes());
+        self.hash.update(bytes);
+        if let Some(node) = node {
+            self.nodes[node].last = label;
+        }
+        self.handle(event);
+        if let Some(node) = node {
+            self.settle(node);
+        }
+        self.check_all(node);
+        true
+    }
+
+    /// Which node's process an event is for.
+    fn concerns(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::Frame { conn, end, .. } | Event::Closed { conn, end, .. } => Some(self.conns[*conn].ends[*end]),
+            Event::Opened { conn } => Some(self.conns[*conn].ends[0]),
+            Event::Gossip { to, .. } => Some(*to),
+            Event::Timer { node, .. }
+            | Event::Told { node, .. }
+            | Event::Work { node, .. }
+            | Event::Saved { node, .. }
+            | Event::Sent { node, .. }
+            | Event::HeldAgain { node, .. }
+            | Event::Probe { node, .. }
+            | Event::Measured { node, .. }
+            | Event::Wake { node } => Some(*node),
+            Event::Ask { client } => Some(self.clients[*client].gateway),
+            Event::Accept { .. }
+            | Event::Synced { .. }
+            | Event::Move { .. }
+            | Event::Strike(_)
+            | Event::Restart { .. } => None,
+        }
+    }
+
+    /// Whether this process is still the one that runs.
+    fn lives(&self, node: usize, life: u32) -> bool {
+        self.nodes[node].life == life && self.nodes[node].is_up()
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Frame { conn, end, frame } => {
+                let node = self.conns[conn].ends[end];
+                if self.reaches(conn, end) && self.nodes[node].is_up() {
+                    self.cover_frame(node, frame.name, frame.fault);
+                    self.handle_frame(node, conn, frame);
+                } else {
+                    self.cover_frame(node, frame.name, Fault::Loss);
+                }
+            }
+            Event::Accept { conn, back } => self.handle_accept(conn, back),
+            Event::Opened { conn } => self.handle_opened(conn),
+            Event::Closed { conn, end, reason } => self.handle_closed(conn, end, reason),
+            Event::Gossip { to, frame } if self.nodes[to].is_up() => {
+                self.cover_frame(to, frame.name, frame.fault);
+                self.handle_gossip(to, &frame);
+            }
+            Event::Timer { node, life } if self.lives(node, life) => self.handle_timer(node),
+            Event::Synced { node, life } if self.nodes[node].life == life => {
+                if let Some(seq) = self.finish_sync(node) {
+                    self.queue.push(self.time, Event::Told { node, life, seq });
+                }
+            }
+            Event::Told { node, life, seq } if self.lives(node, life) => {
+                self.cover(node, "synced", Fault::None);
+                self.handle_synced(node, seq);
+            }
+            Event::Work { node, life, stay, instance, task } if self.lives(node, life) => {
+                self.handle_work(node, stay, instance, task);
+            }
+            Event::Saved { node, life, image } if self.lives(node, life) => self.handle_saved(node, image),
+            Event::Sent { node, life, mig, conn } if self.lives(node, life) => self.handle_sent(node, mig, conn),
+            Event::HeldAgain { node, life, mig } if self.lives(node, life) => self.handle_held_again(node, mig),
+            Event::Probe { node, life } if self.lives(node, life) => self.handle_probe(node),
+            Event::Measured { node, life, host, rtt } if self.lives(node, life) => {
+                self.handle_measured(node, host, rtt);
+            }
+            Event::Ask { client } => self.handle_ask(client),
+            Event::Move { service } => self.handle_move(service),
+            Event::Strike(strike) => self.handle_strike(strike),
+            Event::Restart { node } => self.restart(node),
+            Event::Wake { node } => self.catch_up(node),
+            Event::Gossip { .. }
+            | Event::Timer { .. }
+            | Event::Synced { .. }
+            | Event::Told { .. }
+            | Event::Work { .. }
+            | Event::Saved { .. }
+            | Event::Sent { .. }
+            | Event::HeldAgain { .. }
+            | Event::Probe { .. }
+            | Event::Measured { .. } => {}
+        }
+    }
+
+    fn handle_frame(&mut self, node: usize, conn: usize, frame: Frame) {
+        let kind = self.conns[conn].kind;
+        let from = self.conns[conn].ends[usize::from(self.conns[conn].ends[0] == node)];
+        if self.story.is_told() {
+            let (fault, from) = (frame.fault, self.nodes[from].name.clone());
+            let note = if fault == Fault::None { String::new() } else { format!(" ({fault:?})") };
+            self.tell(node, |_| format!("gets {} from {from}{note}", frame.name));
+        }
+        match (&self.nodes[node].machine, kind) {
+            (Machine::Registry(_), _) => self.registry_frame(node, from, &frame.bytes),
+            (Machine::Host(_), Kind::State) => self.state_frame(node, conn, from, &frame.bytes),
+            (Machine::Host(_), _) => self.host_frame(node, kind, from, &frame.bytes),
+            (Machine::Gateway(_), _) => self.gateway_frame(node, kind, from, &frame.bytes),
+            (Machine::Down, _) => {}
+        }
+    }
+
+    fn handle_opened(&mut self, conn: usize) {
+        let Conn { kind, ends: [node, peer], .. } = self.conns[conn];
+        if !self.reaches(conn, 0) {
+            return;
+        }
+        match (&self.nodes[node].machine, kind) {
+            (Machine::Host(_), Kind::State) => self.state_opened(node, conn),
+            (Machine::Gateway(_), Kind::Request) => self.gateway_connected(node, peer),
+            _ => {}
+        }
+    }
+
+    fn handle_closed(&mut self, conn: usize, end: usize, reason: &'static str) {
+        let (node, peer, kind) = (self.conns[conn].ends[end], self.conns[conn].peer(end), self.conns[conn].kind);
+        if !self.handle_end(conn, end) || !self.nodes[node].is_up() {
+            return;
+        }
+        self.cover(node, "closed", Fault::None);
+        self.tell(node, |world| format!("the {kind:?} stream with {} ended: {reason}", world.nodes[peer].name));
+        match (&self.nodes[node].machine, kind) {
+            (Machine::Host(_), Kind::State) => self.state_closed(node, conn, reason),
+            (Machine::Host(_), _) => self.host_peer_lost(node, kind, peer, reason),
+            (Machine::Gateway(_), Kind::Request) => self.gateway_disconnected(node, peer),
+            _ => {}
+        }
+    }
+
+    fn handle_gossip(&mut self, to: usize, frame: &Frame) {
+        match &self.nodes[to].machine {
+            Machine::Host(_) => self.host_gossip(to, &frame.bytes),
+            Machine::Gateway(_) => self.gateway_gossip(to, &frame.bytes),
+            Machine::Registry(_) | Machine::Down => {}
+        }
+    }
+
+    fn handle_timer(&mut self, node: usize) {
+        if self.nodes[node].timer > self.time {
+            return;
+        }
+        self.nodes[node].timer = u64::MAX;
+        self.cover(node, "timer", Fault::None);
+        let now = self.now(node);
+        let Self { nodes, rng, .. } = self;
+        match &mut nodes[node].machine {
+            Machine::Host(host) if host.host.poll_timeout() <= now.mono => host.host.handle_timeout(now, rng),
+            Machine::Gateway(gateway) if gateway.poll_timeout().is_some_and(|at| at <= now.mono) => {
+                gateway.handle_timeout(now);
+            }
+            Machine::Registry(registry) if registry.poll_timeout().is_some_and(|at| at <= now.mono) => {
+                registry.handle_timeout(now, rng);
+            }
+            _ => {}
+        }
+    }
+
+    fn finish_sync(&mut self, node: usize) -> Option<u64> {
+        let seq = match &mut self.nodes[node].disk {
+            Disk::Registry(store) => store.finish_sync(),
+            Disk::Host(disk) => disk.journal.finish_sync(),
+            Disk::Gateway(journal) => journal.finish_sync(),
+        };
+        self.sync(node);
+        seq
+    }
+
+    /// Begins to sync what was written, if the disk is idle.
+    pub(super) fn sync(&mut self, node: usize) {
+        let begins = match &mut self.nodes[node].disk {
+            Disk::Registry(store) => store.begin_sync(),
+            Disk::Host(disk) => disk.journal.begin_sync(),
+            Disk::Gateway(journal) => journal.begin_sync(),
+        };
+        if begins {
+            let life = self.nodes[node].life;
+            let at = self.time + self.disk_delay();
+            self.queue.push(at, Event::Synced { node, life });
+        }
+    }
+
+    /// How long the disk takes for what it does now.
+    pub(super) fn disk_delay(&mut self) -> u64 {
+        let slow = if self.calm { 0 } else { self.plan.disk_slow_ppm };
+        let mean = if self.rng.chance(slow) { self.plan.sync_us * 100 } else { self.plan.sync_us };
+        self.rng.wait(mean)
+    }
+
+    fn handle_synced(&mut self, node: usize, seq: u64) {
+        let now = self.now(node);
+        match &mut self.nodes[node].machine {
+            Machine::Registry(registry) => registry.handle_synced(seq),
+            Machine::Gateway(gateway) => {
+                gateway.handle_synced(now, seq);
+                // As if the entries were long: a gateway's journal is compacted only when it is.
+                let journal = if let Disk::Gateway(journal) = &self.nodes[node].disk { journal.bytes() } else { 0 };
+                if let Machine::Gateway(gateway) = &mut self.nodes[node].machine {
+                    gateway.compact_if(journal * self.plan.gateway_journal_scale);
+                }
+            }
+            Machine::Host(_) => self.host_synced(node, seq),
+            Machine::Down => {}
+        }
+    }
+
+    /// Carries out what the machine wants, unless the node crashes or hangs in the middle of it, and sets its timer.
+    pub(super) fn settle(&mut self, node: usize) {
+        while self.nodes[node].is_up() && self.nodes[node].busy_until <= self.time {
+            if self.strikes_between(node) {
+                break;
+            }
+            let done = match &self.nodes[node].machine {
+                Machine::Registry(_) => self.registry_effect(node),
+                Machine::Host(_) => self.host_effect(node),
+                Machine::Gateway(_) => self.gateway_effect(node),
+                Machine::Down => true,
+            };
+            if done {
+                break;
+            }
+        }
+        self.set_timer(node);
+    }
+
+    fn set_timer(&mut self, node: usize) {
+        let due = match &self.nodes[node].machine {
+            Machine::Host(host) => Some(host.host.poll_timeout()),
+            Machine::Gateway(gateway) => gateway.poll_timeout(),
+            Machine::Registry(registry) => registry.poll_timeout(),
+            Machine::Down => None,
+        };
+        let Some(due) = due.filter(|due| *due < Instant(u64::MAX / 2)) else { return };
+        let at = self.nodes[node].clock.true_time(due).max(self.time);
+        if at < self.nodes[node].timer {
+            self.nodes[node].timer = at;
+            let life = self.nodes[node].life;
+            self.queue.push(at, Event::Timer { node, life });
+        }
+    }
+
+    /// What came while the node hung comes now.
+    pub(super) fn catch_up(&mut self, node: usize) {
+        let deferred = std::mem::take(&mut self.nodes[node].deferred);
+        self.tell(node, |_| format!("goes on; {} events have waited", deferred.len()));
+        deferred.into_iter().for_each(|event| self.queue.push(self.time, event));
+    }
+
+    /// A new process on this node has no timer yet.
+    pub(super) fn reset_timer(&mut self, node: usize) {
+        self.nodes[node].timer = u64::MAX;
+    }
+}
+
+/// What the trace hash, the coverage and people know an event by.
+fn label(event: &Event) -> (&'static str, &[u8]) {
+    match event {
+        Event::Frame { frame, .. } | Event::Gossip { frame, .. } => (frame.name, &frame.bytes),
+        Event::Accept { .. } => ("accept", &[]),
+        Event::Opened { .. } => ("opened", &[]),
+        Event::Closed { .. } => ("closed", &[]),
+        Event::Timer { .. } => ("timer", &[]),
+        Event::Synced { .. } => ("disk", &[]),
+        Event::Told { .. } => ("synced", &[]),
+        Event::Work { task, .. } => (task.name(), &[]),
+        Event::Saved { .. } => ("saved", &[]),
+        Event::Sent { .. } => ("sent", &[]),
+        Event::HeldAgain { .. } => ("held again", &[]),
+        Event::Probe { .. } => ("probe", &[]),
+        Event::Measured { .. } => ("measured", &[]),
+        Event::Ask { .. } => ("asked", &[]),
+        Event::Move { .. } => ("move", &[]),
+        Event::Strike(strike) => (strike.name(), &[]),
+        Event::Restart { .. } => ("restart", &[]),
+        Event::Wake { .. } => ("wake", &[]),
+    }
+}
