@@ -79,7 +79,8 @@ impl Process {
         let program = command.get_program().to_string_lossy().into_owned();
         let (reply, started) = oneshot::channel();
         let starter = starter();
-        tokio::task::spawn_blocking(move || starter.send((command, reply))).await??;
+        // If it cannot be queued, there is no answer.
+        tokio::task::spawn_blocking(move || drop(starter.send((command, reply)))).await?;
         let mut child = started.await?.with_context(|| format!("cannot start {program}"))?;
         let first_line = child.stdout.take().map(|stdout| {
             let (said, first_line) = oneshot::channel();

@@ -355,7 +355,7 @@ impl<G: Guards> World<G> {
     pub(super) fn gossip(&mut self, from: usize, name: &'static str, bytes: Vec<u8>) {
         let bytes: Rc<[u8]> = bytes.into();
         for to in 0..self.nodes.len() {
-            if to == from || to == self.registry {
+            if to == from {
                 continue;
             }
             let Some(delay) = self.transit(from, to) else {

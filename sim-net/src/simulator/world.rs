@@ -423,7 +423,8 @@ impl<G: Guards> World<G> {
         match &self.nodes[to].machine {
             Machine::Host(_) => self.host_gossip(to, &frame.bytes),
             Machine::Gateway(_) => self.gateway_gossip(to, &frame.bytes),
-            Machine::Registry(_) | Machine::Down => {}
+            Machine::Registry(_) => self.registry_gossip(to, &frame.bytes),
+            Machine::Down => {}
         }
     }
 

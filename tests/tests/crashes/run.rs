@@ -100,6 +100,14 @@ impl Parties {
                 world.processes.process(GATEWAY)?.kill().await?;
                 self.return_of(world, GATEWAY, case).await?;
             }
+            Scene::HostReturns => {
+                world.processes.process(source)?.kill().await?;
+                self.return_of(world, source, case).await?;
+            }
+            Scene::RegistryReturns => {
+                world.processes.process(REGISTRY)?.kill().await?;
+                self.return_of(world, REGISTRY, case).await?;
+            }
             Scene::Deploy => self.deploy(world, case).await?,
         }
         Ok(self)
