@@ -2,13 +2,7 @@
 
 use wayfare_protocol::{reject::Guards, time::Micros};
 
-use super::{
-    check::Violation,
-    coverage::Coverage,
-    memo,
-    story::Story,
-    world::{Machine, World},
-};
+use super::{check::Violation, coverage::Coverage, memo, node::Machine, story::Story, world::World};
 
 /// What came of a seed.
 #[derive(Clone, Debug)]
