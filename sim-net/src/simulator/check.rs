@@ -13,6 +13,7 @@ use wayfare_protocol::{
     manifest::{Durability, Resources},
     migration::messages::{MigrateFrame, RegistryFrame},
     reject::Guards,
+    time::Micros,
 };
 
 use super::{
@@ -211,6 +212,7 @@ impl<G: Guards> World<G> {
                 self.check.held.insert((node, ids.mig));
                 self.check_held(node, ids.mig);
             }
+            Entry::Sealed { service, epoch, .. } => self.note_sealed(node, (*service, *epoch)),
             Entry::Placed { placement, .. } => {
                 self.nodes[node].phases[1] = "placed";
                 let Ok(placement) = placement.unverified() else { return };
@@ -218,6 +220,16 @@ impl<G: Guards> World<G> {
             }
             _ => {}
         }
+    }
+
+    /// Nobody is superseded without consent, unless the Registry or the host has forgotten something.
+    fn note_sealed(&mut self, node: usize, stay: Stay) {
+        if !self.check.was_restored && !self.check.sealed.contains(&(node, stay)) {
+            let name = self.nodes[node].name.clone();
+            self.violate("nobody is superseded without consent", || format!("{name} seals {} of {}", stay.0, stay.1));
+        }
+        self.check.sealed.insert((node, stay));
+        self.check.old_disks.insert(node);
     }
 
     /// Somebody believes in this epoch: the Registry must never name an older one.
@@ -363,13 +375,14 @@ impl<G: Guards> World<G> {
     fn check_records(&mut self) {
         let Machine::Registry(registry) = &self.nodes[self.registry].machine else { return };
         let clock = self.nodes[self.registry].clock;
-        let recovers = registry.recovery(clock.now(self.time)).is_some_and(|view| view.suspended > 0);
+        let view = registry.recovery(clock.now(self.time));
+        let recovers = view.is_some_and(|view| view.suspended > 0);
+        let listens = view.is_some_and(|view| view.window_left > Micros::ZERO);
         let mut fell = None;
         self.check.recovers = recovers;
         for service in &mut self.check.services {
             let Some(placement) = registry.placement(service.id) else { continue };
-            let newest = service.record.map_or(service.told, |record| service.told.max(record.epoch));
-            if placement.epoch < newest && recovers {
+            if recovers && (listens || placement.epoch < service.told) {
                 // Nothing is decided by it: the holder of the newer one has yet to show it.
                 continue;
             }
