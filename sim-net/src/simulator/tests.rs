@@ -3,7 +3,7 @@
 use super::*;
 
 fn options(seeds: u64, start: u64, broken: Option<Break>) -> FuzzOptions {
-    FuzzOptions { seeds, start, events_max: u64::MAX, jobs: 1, broken, progress: false }
+    FuzzOptions { seeds, start, events_max: u64::MAX, jobs: 1, broken, twice: false, progress: false }
 }
 
 fn assert_fine(outcome: &Outcome) {
