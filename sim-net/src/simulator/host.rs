@@ -8,7 +8,6 @@ use wayfare_protocol::{
     host::{Base, CaptureJob, Effect, Entry, Event as Told, Host, ImageId, Restored, hosted::Stay},
     ids::{ClientId, Digest, MigrationId},
     reject::Guards,
-    suite::Dalek,
     wire::Frame as _,
 };
 
@@ -16,6 +15,7 @@ use super::{
     coverage::Fault,
     disk::{Change, Files, Journal},
     guest::{Guest, Image},
+    memo::Memo,
     network::Kind,
     transfer::{Landing, Leaving},
     world::{Disk, Event, Machine, Node, World},
@@ -55,7 +55,7 @@ pub(super) struct Instance {
 /// A host's process.
 #[derive(Debug)]
 pub(super) struct HostNode<G: Guards> {
-    pub(super) host: Host<Dalek, G>,
+    pub(super) host: Host<Memo, G>,
     pub(super) instances: BTreeMap<Stay, Instance>,
     pub(super) leaving: BTreeMap<MigrationId, Leaving>,
     pub(super) landing: BTreeMap<MigrationId, Landing>,

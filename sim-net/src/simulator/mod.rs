@@ -44,6 +44,7 @@ mod fuzz;
 mod gateway;
 mod guest;
 mod host;
+mod memo;
 mod network;
 mod queue;
 mod registry;

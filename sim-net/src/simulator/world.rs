@@ -9,7 +9,7 @@ use wayfare_protocol::{
     ids::{HostId, MigrationId, MigrationIds},
     registry::{Registry, StoreImage},
     reject::Guards,
-    suite::{Dalek, Secret},
+    suite::Secret,
     time::{Instant, Now},
     trust::{Certificate, Role, Signed, TrustBundle},
 };
@@ -22,6 +22,7 @@ use super::{
     disk::{Journal, Store},
     faults::{Plan, Strike},
     host::{HostDisk, HostNode, ImageFor, Task},
+    memo::Memo,
     network::{Conn, Frame, Kind, Links},
     queue::Queue,
     rng::Rng,
@@ -76,9 +77,9 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) enum Machine<G: Guards> {
     Down,
-    Registry(Box<Registry<Dalek, G>>),
+    Registry(Box<Registry<Memo, G>>),
     Host(Box<HostNode<G>>),
-    Gateway(Box<Gateway<Dalek, G>>),
+    Gateway(Box<Gateway<Memo, G>>),
 }
 
 /// A node's disk, whether it runs or not.
