@@ -4,12 +4,13 @@ use std::{path::Path, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 use wayfare_protocol::{
+    advert::Advert,
     ids::HostId,
     registry::{CommandError, Registry, RevokeTarget},
     reject::Strict,
     suite::Dalek,
     time::{Micros, Now},
-    trust::{JoinToken, Role},
+    trust::{JoinToken, Role, Signed},
 };
 
 use crate::{
@@ -48,6 +49,16 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// Passes an advert on to the machine. One that finds no room is missed: it will be repeated.
+    pub(crate) fn heard(&self, advert: Signed<Advert>) {
+        let command: Command = Box::new(move |machine, now| {
+            // It was verified; if a newer one is known, all the better.
+            let _ = machine.handle_advert(now, &advert);
+            Box::new(|| ())
+        });
+        let _ = self.commands.try_send(command);
+    }
+
     async fn call<T: Send + 'static>(
         &self,
         command: impl FnOnce(&mut Machine, Now) -> T + Send + 'static,

@@ -1,5 +1,5 @@
 //! The Registry on the mesh: a peer whom every node knows, through which new nodes find each other. It passes on what
-//! verifies, and keeps nothing of it: what it decides rests on what hosts show it, not on gossip.
+//! verifies, and decides nothing by it; a Registry that recovers finds hosts by what they advertise.
 
 use tokio::sync::mpsc;
 use wayfare_net::{Net, NetEvent, Verdict};
@@ -11,13 +11,19 @@ use wayfare_protocol::{
     wire::Frame as _,
 };
 
-use crate::clock;
+use crate::{clock, handle::Handle};
 
 /// Judges gossip until the mesh stops.
-pub(crate) async fn run(net: Net, bundle: TrustBundle, mut events: mpsc::Receiver<NetEvent>) {
+pub(crate) async fn run(net: Net, bundle: TrustBundle, handle: Handle, mut events: mpsc::Receiver<NetEvent>) {
     while let Some(event) = events.recv().await {
         if let NetEvent::Gossip { id, bytes, .. } = event {
-            net.judge(id, judge(&bundle, &bytes));
+            let verdict = judge(&bundle, &bytes);
+            if matches!(verdict, Verdict::Accept)
+                && let Ok(Gossip::Advert(advert)) = Gossip::from_bytes(&bytes)
+            {
+                handle.heard(advert);
+            }
+            net.judge(id, verdict);
         }
     }
 }

@@ -119,11 +119,12 @@ async fn start(
     }
 
     let tracker = TaskTracker::new();
-    tracker.spawn(relay::run(net.clone(), TrustBundle::new(vec![anchor.clone()]), mesh_events));
     let incoming = net.accept(Protocol::Registry)?;
     let (pool, events) = Pool::new(net.clone(), Protocol::Registry, FRAME_BYTES_MAX, tracker.clone(), shutdown.clone());
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let handle = Handle { commands };
+    let bundle = TrustBundle::new(vec![anchor.clone()]);
+    tracker.spawn(relay::run(net.clone(), bundle, handle.clone(), mesh_events));
     if let Some(path) = config.socket {
         let listener = api::bind(&path).map_err(|source| RunError::Socket { path: path.clone(), source })?;
         let status = api::Status::new(&config.name, &anchor);

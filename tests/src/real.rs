@@ -11,7 +11,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::DropGuard, task::TaskTracker};
 use wayfare_net::{CancellationToken, DirectConnector, NetConfig, Protocol};
 use wayfare_node::{
     gateway::{self, GatewayHandle, GatewayParts},
@@ -22,19 +22,23 @@ use wayfare_protocol::{
     gateway::GatewayConfig,
     host::{HostConfig, Identity},
     ids::{Digest, HostId, ServiceId},
-    limits::{COMPACT_JOURNAL_BYTES_MIN, IMAGE_LOG_BYTES_MIN},
+    limits::{COMPACT_JOURNAL_BYTES_MIN, IMAGE_LOG_BYTES_MIN, RECOVERY_WINDOW},
     migration::messages::{Lookup, RegistryFrame},
     placement::{PlacementConfig, Policy},
+    registry::StoreOp,
     reject::Strict,
     suite::{Dalek, Secret, fresh_secret},
     time::Micros,
     trust::{Certificate, JoinToken, Receiver, Role, Signed},
 };
-use wayfare_registry::{Config, RunningRegistry, run};
+use wayfare_registry::{
+    Config, RunningRegistry, StoreChoice, mark_restored, run,
+    store::{MemoryStore, Row, Store as _},
+};
 
 use crate::{
     hand::{CAPACITY, Realm, entropy, now},
-    peer::{Peer, Whereabouts, until, within},
+    peer::{PATIENCE, Peer, Whereabouts, until, within},
     puppet::registry::PuppetRegistry,
 };
 
@@ -59,27 +63,56 @@ pub struct RealRegistry {
     pub realm: Realm,
     /// The registry.
     pub running: RunningRegistry,
+    store: MemoryStore,
+    stop: DropGuard,
 }
 
 impl RealRegistry {
     /// Starts one, whose key the test knows.
     pub async fn start(seed: u8) -> Self {
-        let secret = Secret::new([seed; 32]);
-        let config = Config::in_process(secret.clone());
-        let running = run(config, Arc::new(DirectConnector), CancellationToken::new()).await.unwrap();
+        Self::on(MemoryStore::default(), Secret::new([seed; 32])).await
+    }
+
+    async fn on(store: MemoryStore, secret: Secret) -> Self {
+        let config = Config { store: StoreChoice::Memory(store.clone()), ..Config::in_process(secret.clone()) };
+        let stop = CancellationToken::new();
+        let running = run(config, Arc::new(DirectConnector), stop.clone()).await.unwrap();
         let anchor = running.anchor().clone();
-        Self { realm: Realm { id: anchor.id, secret, anchor }, running }
+        Self { realm: Realm { id: anchor.id, secret, anchor }, running, store, stop: stop.drop_guard() }
+    }
+
+    /// Waits until everything is decided about again after a restore.
+    pub async fn until_resumed(&self) {
+        let resumed = async {
+            while self.running.handle().recovery().await.unwrap().is_none_or(|view| view.suspended > 0) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let longest = Duration::from_micros(RECOVERY_WINDOW.0) + PATIENCE;
+        tokio::time::timeout(longest, resumed).await.unwrap_or_else(|_| panic!("services wait for too long"));
+    }
+
+    /// What is on its disk.
+    pub fn records(&self) -> Vec<Row> {
+        self.store.clone().load().unwrap()
+    }
+
+    /// The disk is lost, and an operator has restored the registry from `backup`, on another machine: nobody who knew where
+    /// it was finds it again.
+    pub async fn restored(self, backup: &[Row]) -> Self {
+        let Self { realm, running, stop, .. } = self;
+        drop(stop);
+        within("the registry to stop", running.stopped()).await.unwrap();
+        let put = |(table, key, value): &Row| StoreOp { table: *table, key: key.clone(), value: Some(value.clone()) };
+        let mut store = MemoryStore::default();
+        store.commit(&backup.iter().map(put).collect::<Vec<_>>()).unwrap();
+        mark_restored(&mut store, realm.id).unwrap();
+        Self::on(store, realm.secret).await
     }
 
     /// Where it is.
     pub fn whereabouts(&self) -> Whereabouts {
         Whereabouts { host: self.realm.anchor.host(), addresses: self.running.addresses().to_vec() }
-    }
-}
-
-impl Drop for RealRegistry {
-    fn drop(&mut self) {
-        self.running.stop();
     }
 }
 

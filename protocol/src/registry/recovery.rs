@@ -24,6 +24,7 @@ use super::{
     tables::Tables,
 };
 use crate::{
+    advert::{Advert, AdvertStore, verify_advert},
     ids::{Digest, Epoch, HostId, MigrationId, MigrationIds, Nonce, PlacementKey, RegistryId, ServiceId},
     limits::{
         ADDRESSES_MAX, HOSTS_MAX, REGISTERED_MAX, SHOW_INTERVAL, SHOW_INTERVAL_LATER, SHOWN_PARTS_MAX, recovery_window,
@@ -106,6 +107,8 @@ pub(super) struct Recovery {
     claims: BTreeMap<ServiceId, BTreeSet<HostId>>,
     /// The newest placements of services whose manifest nobody has shown yet.
     heard: BTreeMap<ServiceId, Verified<Placement>>,
+    /// Where hosts say that they are reached, in adverts heard since the restore: the records may be older than that.
+    reached: AdvertStore,
 }
 
 /// How far recovery has come, as people see it.
@@ -175,6 +178,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             waiting: BTreeMap::new(),
             claims: BTreeMap::new(),
             heard: BTreeMap::new(),
+            reached: AdvertStore::default(),
         });
         if !mark.collecting {
             self.judge_all();
@@ -317,7 +321,9 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             let Some(recovery) = &mut self.recovery else { return };
             recovery.told.entry(to).or_default().asked = Some(now.mono);
             let frame = recovery.recovering(rng);
-            let addresses = self.tables.hosts.get(to).map(|host| host.addresses.clone()).unwrap_or_default();
+            let recorded = || self.tables.hosts.get(to).map(|host| host.addresses.clone()).unwrap_or_default();
+            let advertised = self.recovery.as_ref().and_then(|recovery| recovery.reached.get(now.wall, to));
+            let addresses = advertised.map_or_else(recorded, |known| known.advert.addresses.clone());
             self.staged.push(Effect::Ask { to, addresses, frame });
         }
     }
@@ -515,6 +521,22 @@ impl<S: Suite, G: Guards> Registry<S, G> {
                 self.settle_lost(*service, host);
             }
         }
+    }
+
+    /// An advert, as gossiped: while this Registry recovers, it may have to find a host that its records do not know how to
+    /// reach. Otherwise it is of no use here.
+    ///
+    /// # Errors
+    /// Those of [`verify_advert`] and [`AdvertStore::insert`]: it is no such advert.
+    pub fn handle_advert(&mut self, now: Now, advert: &Signed<Advert>) -> Result<(), Reject> {
+        if self.recovery.is_none() {
+            return Ok(());
+        }
+        let (advert, certificate) = verify_advert::<S, G>(advert, &self.bundle, now.wall)?;
+        if let Some(recovery) = &mut self.recovery {
+            recovery.reached.insert(now.wall, advert, certificate)?;
+        }
+        Ok(())
     }
 
     pub(super) fn end_window_if_due(&mut self, now: Now) {

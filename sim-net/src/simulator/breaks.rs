@@ -39,31 +39,31 @@ const fn reject(name: &'static str, guard: &'static str, rejects: &'static [Reje
 
 /// Every break.
 pub const BREAKS: &[Break] = &[
-    rule("sync-gate", Rule::SyncGate, 100),
+    rule("sync-gate", Rule::SyncGate, 60),
     reject(
         "epoch-check",
         "a message counts for its own epoch, and an older epoch never replaces a newer one",
         &[Reject::WrongEpoch],
-        100,
+        20,
     ),
     reject(
         "consent-check",
         "a record moves only with its holder's consent",
         &[Reject::WrongConsent, Reject::BadSignature, Reject::BadCoSignature],
-        100,
+        30,
     ),
-    rule("single-use-mig", Rule::SingleUseMig, 100),
-    rule("held-by-timer", Rule::HeldUntilDecided, 100),
-    rule("no-dedupe", Rule::Deduplicate, 100),
-    rule("ignore-acked", Rule::RefuseAcked, 100),
-    rule("ignore-lease", Rule::LeaseChecked, 100),
-    rule("thaw-without-aborted", Rule::ThawWhenAborted, 100),
-    rule("delete-by-service", Rule::DeleteByMigration, 100),
-    rule("superseded-deletes", Rule::SealSuperseded, 100),
-    rule("decide-after-restore", Rule::SuspendRestored, 100),
-    rule("resources-not-released", Rule::FreeResources, 100),
-    rule("duplicate-record", Rule::RecordOnce, 100),
-    rule("response-before-log", Rule::LogBeforeReply, 100),
+    rule("single-use-mig", Rule::SingleUseMig, 120),
+    rule("held-by-timer", Rule::HeldUntilDecided, 120),
+    rule("no-dedupe", Rule::Deduplicate, 10),
+    rule("ignore-acked", Rule::RefuseAcked, 10),
+    rule("ignore-lease", Rule::LeaseChecked, 60),
+    rule("thaw-without-aborted", Rule::ThawWhenAborted, 20),
+    rule("delete-by-service", Rule::DeleteByMigration, 20),
+    rule("superseded-deletes", Rule::SealSuperseded, 40),
+    rule("decide-after-restore", Rule::SuspendRestored, 20),
+    rule("resources-not-released", Rule::FreeResources, 10),
+    rule("duplicate-record", Rule::RecordOnce, 200),
+    rule("response-before-log", Rule::LogBeforeReply, 120),
 ];
 
 impl Break {

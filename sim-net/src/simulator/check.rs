@@ -20,6 +20,9 @@ use super::{
     world::{Machine, World},
 };
 
+/// Events to come, frames in flight and timers together. More: something feeds itself.
+const QUEUE_MAX: usize = 100_000;
+
 /// A broken promise.
 #[derive(Clone, Debug)]
 pub(super) struct Violation {
@@ -152,11 +155,6 @@ impl Checker {
         self.services.iter().any(|service| service.record.is_none_or(|record| record.host == host))
     }
 
-    /// Questions without an answer.
-    pub(super) fn waiting(&self) -> usize {
-        self.open.len()
-    }
-
     /// Of services that were not lost.
     pub(super) fn waiting_for_served(&self) -> usize {
         self.open.values().filter(|(_, service, _)| !self.services[*service].excused).count()
@@ -279,11 +277,15 @@ impl<G: Guards> World<G> {
         }
     }
 
-    pub(super) const fn check_drop_image(&mut self, _node: usize, _image: ImageId) {}
+    /// The machine lets a guest execute: under a lease that the Registry still counts. What takes longer than the lease, or
+    /// waits for its turn, is executed all the same, and answered under a later one.
+    pub(super) fn check_execute(&mut self, node: usize, stay: Stay) {
+        let at = self.nodes[node].called_at;
+        self.check_leased(node, stay.0, Some(stay.1), "executes", at);
+    }
 
-    /// Just before a guest executes: under a lease that the Registry still counts, on top of everything acknowledged.
+    /// Just before a guest executes: on top of everything acknowledged, and nothing twice.
     pub(super) fn check_call(&mut self, node: usize, stay: Stay, request: &[u8]) {
-        self.check_leased(node, stay.0, Some(stay.1), "executes");
         let Some(service) = self.check.service(stay.0) else { return };
         let instance = self.nodes[node].as_host().and_then(|host| host.instances.get(&stay));
         let Some(guest) = instance.and_then(|instance| instance.guest.as_ref()) else { return };
@@ -305,11 +307,11 @@ impl<G: Guards> World<G> {
 
     /// Just before a response leaves.
     pub(super) fn check_reply(&mut self, node: usize, service: ServiceId) {
-        self.check_leased(node, service, None, "answers");
+        self.check_leased(node, service, None, "answers", self.time);
     }
 
-    fn check_leased(&mut self, node: usize, service: ServiceId, epoch: Option<Epoch>, does: &'static str) {
-        let (time, host) = (self.time, self.nodes[node].host);
+    fn check_leased(&mut self, node: usize, service: ServiceId, epoch: Option<Epoch>, does: &'static str, time: u64) {
+        let host = self.nodes[node].host;
         let Some(known) = self.check.service(service) else { return };
         let leased = known.record.is_some_and(|record| {
             record.host == host && epoch.is_none_or(|epoch| record.epoch == epoch) && record.leased_until >= time
@@ -346,6 +348,10 @@ impl<G: Guards> World<G> {
             && matches!(self.nodes[node].machine, Machine::Gateway(_))
         {
             self.check_gateway(node);
+        }
+        let waiting = self.queue.len();
+        if waiting > QUEUE_MAX {
+            self.violate("queues keep their limits", || format!("{waiting} events are to come"));
         }
         for at in 0..self.check.services.len() {
             self.check_holder(at);

@@ -32,6 +32,9 @@ pub struct FuzzArgs {
     /// Seeds that run at the same time
     #[arg(long, default_value_t = 1, value_name = "N")]
     jobs: usize,
+    /// Run each seed a second time, which must be the same bit for bit
+    #[arg(long, conflicts_with = "replay")]
+    twice: bool,
     /// Run this seed alone, and print its trace hash
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "start", "jobs", "coverage"])]
     replay: Option<u64>,
@@ -114,6 +117,7 @@ impl FuzzArgs {
             events_max: self.events.unwrap_or(u64::MAX),
             jobs: self.jobs,
             broken: self.broken,
+            twice: self.twice,
             progress: true,
         });
         let failed = !report.violations.is_empty();

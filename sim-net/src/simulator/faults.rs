@@ -166,7 +166,7 @@ impl Plan {
             move_us: rng.magnitude(SECOND / 2, 8 * SECOND),
             think_us: rng.magnitude(SECOND / 10, 2 * SECOND),
             call_us: rng.magnitude(200, 50_000),
-            sync_us: rng.magnitude(100, 20_000),
+            sync_us: rng.magnitude(100, 100_000),
             disk_slow_ppm: sometimes(rng, 1_000, 50_000),
             back_ppm: rng.below(800_000),
             crash_ppm: sometimes(rng, 200, 8_000),

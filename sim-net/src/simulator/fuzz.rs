@@ -34,6 +34,8 @@ pub struct FuzzOptions {
     pub jobs: usize,
     /// The guard to do without. The first violation ends the run.
     pub broken: Option<Break>,
+    /// Whether each seed is run a second time, which must be the same bit for bit.
+    pub twice: bool,
     /// Whether progress is shown on stderr.
     pub progress: bool,
 }
@@ -168,6 +170,18 @@ fn explain(outcome: &Outcome, options: &FuzzOptions) -> Option<Found> {
     })
 }
 
+/// The violation of a seed that did something else the second time.
+fn differs(outcome: &Outcome, options: &FuzzOptions) -> Option<Found> {
+    let again = options.twice.then(|| replay(outcome.seed, options.events_max, options.broken, None))?;
+    (again.trace_hash() != outcome.trace_hash()).then(|| Found {
+        seed: outcome.seed,
+        invariant: "a seed is a run, bit for bit".to_owned(),
+        replay: replay_command(outcome.seed, options.broken),
+        last: Vec::new(),
+        detail: format!("trace hashes {} and {}", outcome.trace_hash(), again.trace_hash()),
+    })
+}
+
 /// Runs all seeds of `options`.
 pub fn fuzz(options: &FuzzOptions) -> FuzzReport {
     // Panics are caught and reported with their seed: the standard report would only be in the way.
@@ -188,7 +202,7 @@ fn fuzz_quietly(options: &FuzzOptions) -> FuzzReport {
                 return;
             }
             let outcome = replay(options.start + at, options.events_max, options.broken, None);
-            let found = explain(&outcome, options);
+            let found = explain(&outcome, options).or_else(|| differs(&outcome, options));
             let Ok(mut guard) = shared.lock() else { return };
             let (report, shown) = &mut *guard;
             report.add(&outcome);

@@ -7,9 +7,7 @@ use wayfare_protocol::{
     gateway::messages::ClientFrame,
     host::{Base, CaptureJob, Effect, Entry, Event as Told, Host, ImageId, Restored, hosted::Stay},
     ids::{ClientId, Digest, MigrationId},
-    reject::{Guards, Reject},
-    suite::Dalek,
-    time::Timestamp,
+    reject::Guards,
     wire::Frame as _,
 };
 
@@ -17,6 +15,7 @@ use super::{
     coverage::Fault,
     disk::{Change, Files, Journal},
     guest::{Guest, Image},
+    memo::Memo,
     network::Kind,
     transfer::{Landing, Leaving},
     world::{Disk, Event, Machine, Node, World},
@@ -56,7 +55,7 @@ pub(super) struct Instance {
 /// A host's process.
 #[derive(Debug)]
 pub(super) struct HostNode<G: Guards> {
-    pub(super) host: Host<Dalek, G>,
+    pub(super) host: Host<Memo, G>,
     pub(super) instances: BTreeMap<Stay, Instance>,
     pub(super) leaving: BTreeMap<MigrationId, Leaving>,
     pub(super) landing: BTreeMap<MigrationId, Landing>,
@@ -199,6 +198,7 @@ impl<G: Guards> World<G> {
                 self.task(node, (service, epoch), 2_000, Task::Start);
             }
             Effect::Execute { service, epoch, client, sequence, request } => {
+                self.check_execute(node, (service, epoch));
                 let mean = self.plan.call_us;
                 self.task(node, (service, epoch), mean, Task::Call { client, sequence, request });
             }
@@ -236,7 +236,6 @@ impl<G: Guards> World<G> {
                 self.task(node, (service, epoch), 2_000, Task::Save { upto, belongings });
             }
             Effect::DropImage(image) => {
-                self.check_drop_image(node, image);
                 if let Some(disk) = self.nodes[node].host_disk() {
                     disk.images.remove(&image);
                 }
@@ -514,6 +513,3 @@ pub(super) const fn entry_name(entry: &Entry) -> &'static str {
         Entry::Snapshot(_) => "Snapshot",
     }
 }
-
-#[allow(dead_code, reason = "kept until used")]
-const fn _unused(_: Reject, _: Timestamp) {}

@@ -153,7 +153,9 @@ impl<G: Guards> World<G> {
             return;
         }
         if self.rng.chance(self.links.doubled_ppm) {
-            let later = at + self.rng.wait(1_000_000);
+            // A state stream is over soon.
+            let span = if kind == Kind::State { 2_000 } else { 1_000_000 };
+            let later = at + self.rng.wait(span);
             let copy = Frame { fault: Fault::Dup, ..frame.clone() };
             self.queue.push(later, Event::Frame { conn, end: to_end, frame: copy });
         }
@@ -353,7 +355,7 @@ impl<G: Guards> World<G> {
     pub(super) fn gossip(&mut self, from: usize, name: &'static str, bytes: Vec<u8>) {
         let bytes: Rc<[u8]> = bytes.into();
         for to in 0..self.nodes.len() {
-            if to == from || to == self.registry {
+            if to == from {
                 continue;
             }
             let Some(delay) = self.transit(from, to) else {

@@ -1,6 +1,7 @@
 //! The Registry's process: the production machine and its store, as `registry/src/driver.rs` drives them.
 
 use wayfare_protocol::{
+    advert::Gossip,
     registry::{Effect, Event as Told, is_violation},
     reject::Guards,
     wire::Frame as _,
@@ -21,6 +22,15 @@ impl<G: Guards> World<G> {
             if is_violation(reject) {
                 self.close(node, Kind::Registry, from);
             }
+        }
+    }
+
+    pub(super) fn registry_gossip(&mut self, node: usize, bytes: &[u8]) {
+        let now = self.now(node);
+        let Machine::Registry(registry) = &mut self.nodes[node].machine else { return };
+        if let Ok(Gossip::Advert(advert)) = Gossip::from_bytes(bytes) {
+            // Whether it is any good shows when it is needed.
+            let _ = registry.handle_advert(now, &advert);
         }
     }
 

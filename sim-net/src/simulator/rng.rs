@@ -15,11 +15,6 @@ impl Rng {
         Self(SplitMix64::new(seed))
     }
 
-    /// A generator of its own for one purpose: what is drawn from it changes nothing elsewhere.
-    pub(super) fn fork(&mut self) -> Self {
-        Self::new(self.next())
-    }
-
     pub(super) fn next(&mut self) -> u64 {
         self.0.next_u64()
     }

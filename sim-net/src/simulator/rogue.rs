@@ -7,13 +7,14 @@ use wayfare_protocol::{
     migration::messages::{CompleteFrame, Mode, RegistryFrame, Transfer, TransferComplete},
     registry::mark_restored,
     reject::Guards,
-    suite::{Dalek, Secret, Suite, fresh_secret, fresh16},
+    suite::{Secret, Suite, fresh_secret, fresh16},
     trust::{CoSigned, Receiver},
     wire::Frame as _,
 };
 
 use super::{
     host::HostDisk,
+    memo::Memo,
     network::Kind,
     world::{Disk, Machine, World},
 };
@@ -52,12 +53,12 @@ impl<G: Guards> World<G> {
     fn forge(&mut self, node: usize, ids: MigrationIds, new_secret: &Secret) -> CompleteFrame {
         let now = self.now(node).wall;
         let (registry, mine) = (ids.service.registry, self.nodes[node].secret.clone());
-        let new_key = PlacementKey(Dalek::public_key(new_secret));
+        let new_key = PlacementKey(Memo::public_key(new_secret));
         let (nonce_b, state) = (Nonce(fresh16(&mut self.rng)), Digest(*fresh_secret(&mut self.rng).expose()));
         let transcript = Digest(*fresh_secret(&mut self.rng).expose());
         let transfer = Transfer { ids, new_key, transcript, nonce_b, state, mode: Mode::Registry };
         let to_me = Receiver::Host(self.nodes[node].host);
-        let consent = CoSigned::sign::<Dalek>(new_secret, &mine, registry, to_me, &transfer);
+        let consent = CoSigned::sign::<Memo>(new_secret, &mine, registry, to_me, &transfer);
         let complete = TransferComplete {
             ids,
             tos: ServiceType::Request,
@@ -70,7 +71,7 @@ impl<G: Guards> World<G> {
             completed: now,
         };
         let to_registry = Receiver::Registry(registry);
-        let complete = CoSigned::sign::<Dalek>(new_secret, &mine, registry, to_registry, &complete);
+        let complete = CoSigned::sign::<Memo>(new_secret, &mine, registry, to_registry, &complete);
         CompleteFrame { complete, consent }
     }
 

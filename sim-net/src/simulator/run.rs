@@ -5,6 +5,7 @@ use wayfare_protocol::reject::Guards;
 use super::{
     check::Violation,
     coverage::Coverage,
+    memo,
     story::Story,
     world::{Machine, World},
 };
@@ -37,6 +38,7 @@ const SECOND: u64 = 1_000_000;
 
 /// Runs one seed.
 pub(super) fn run_seed<G: Guards>(seed: u64, events_max: u64, story: Story) -> Outcome {
+    memo::forget();
     let mut world = World::<G>::new(seed, story);
     world.storm(events_max);
     world.heal();

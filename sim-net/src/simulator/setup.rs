@@ -9,7 +9,7 @@ use wayfare_protocol::{
     placement::PlacementConfig,
     registry::{self, MigrationState, Registry, RegistryConfig},
     reject::{Guards, Strict},
-    suite::{Dalek, Secret, Suite, fresh_secret},
+    suite::{Secret, Suite, fresh_secret},
     time::Micros,
     trust::{Certificate, Receiver, Role, Signed, TrustBundle},
     wire::{self, Frame as _},
@@ -22,6 +22,7 @@ use super::{
     disk::{Journal, Store},
     faults::{Plan, Strike},
     host::{HostDisk, HostNode},
+    memo::Memo,
     rng::Rng,
     story::Story,
     transfer::module_digest,
@@ -75,8 +76,8 @@ impl<G: Guards> World<G> {
 
     fn enrol(&mut self) {
         let secret = fresh_secret(&mut self.rng);
-        let config = RegistryConfig::new::<Dalek>(secret.clone(), vec!["/registry".to_owned()]);
-        let mut registry: Registry<Dalek, G> = Registry::new(config);
+        let config = RegistryConfig::new::<Memo>(secret.clone(), vec!["/registry".to_owned()]);
+        let mut registry: Registry<Memo, G> = Registry::new(config);
         self.bundle = TrustBundle::new(vec![registry.anchor()]);
         let mut store = Store::default();
         let mut enrolled = Vec::new();
@@ -92,7 +93,7 @@ impl<G: Guards> World<G> {
                 Role::Gateway => Disk::Gateway(Journal::new(|seq, _, keep| keep.contains(&seq))),
                 Role::Cloud | Role::Home => Disk::Host(Box::new(HostDisk::new())),
             };
-            let host = HostId(Dalek::public_key(&secret));
+            let host = HostId(Memo::public_key(&secret));
             let mut node = Node::new(name, host, secret, Some(role), disk);
             node.certificate = Some(certificate);
             self.nodes.push(node);
@@ -102,18 +103,18 @@ impl<G: Guards> World<G> {
 
     fn enrol_one(
         &mut self,
-        registry: &mut Registry<Dalek, G>,
+        registry: &mut Registry<Memo, G>,
         store: &mut Store,
         name: String,
         role: Role,
     ) -> Option<Member> {
         let now = Clock::exact().now(0);
         let secret = fresh_secret(&mut self.rng);
-        let me = HostId(Dalek::public_key(&secret));
+        let me = HostId(Memo::public_key(&secret));
         let token = registry.create_join_token(now, &mut self.rng, &name, role, Micros::from_secs(60)).ok()?;
         let nonce = Nonce([0; 16]);
         let enrol = Enrol { host: me, role, region: "lab".to_owned(), token: token.secret.hash(), nonce };
-        let signed = Signed::sign::<Dalek>(&secret, registry.id(), Receiver::Registry(registry.id()), &enrol);
+        let signed = Signed::sign::<Memo>(&secret, registry.id(), Receiver::Registry(registry.id()), &enrol);
         registry.handle_frame(now, &mut self.rng, me, &RegistryFrame::Enrol(signed).to_bytes()).ok()?;
         let mut certificate = None;
         while let Some(effect) = registry.poll_effect() {
@@ -167,7 +168,7 @@ impl<G: Guards> World<G> {
     /// Services, clients, and when they begin.
     fn found(&mut self) {
         let owner = Secret::new(OWNER);
-        let key = OwnerKey(Dalek::public_key(&owner));
+        let key = OwnerKey(Memo::public_key(&owner));
         let registry = self.bundle.anchors()[0].id;
         for at in 0..self.plan.services {
             let name = format!("service-{at}");
@@ -208,7 +209,7 @@ impl<G: Guards> World<G> {
         let manifest = Manifest {
             service: service.id,
             name: service.name.clone(),
-            owner: OwnerKey(Dalek::public_key(&owner)),
+            owner: OwnerKey(Memo::public_key(&owner)),
             version: 1,
             code: module_digest(&module),
             tos: ServiceType::Request,
@@ -221,7 +222,7 @@ impl<G: Guards> World<G> {
             durability: service.durability,
             token_policy: TokenPolicy::Refuse,
         };
-        let signed = Signed::sign::<Dalek>(&owner, service.id.registry, Receiver::Anyone, &manifest);
+        let signed = Signed::sign::<Memo>(&owner, service.id.registry, Receiver::Anyone, &manifest);
         if let Disk::Host(disk) = &mut self.nodes[node].disk {
             disk.modules.insert(manifest.code, module);
         }
@@ -251,7 +252,7 @@ impl<G: Guards> World<G> {
     }
 
     fn boot_registry(&mut self, node: usize) -> Option<Machine<G>> {
-        let config = RegistryConfig::new::<Dalek>(self.nodes[node].secret.clone(), vec!["/registry".to_owned()]);
+        let config = RegistryConfig::new::<Memo>(self.nodes[node].secret.clone(), vec!["/registry".to_owned()]);
         let Disk::Registry(store) = &self.nodes[node].disk else { return None };
         let rows = store.durable().iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
         let registry = Registry::restore(config, self.now(node), rows).ok()?;
@@ -289,7 +290,7 @@ impl<G: Guards> World<G> {
         let now = self.now(node);
         let Node { secret, certificate, role, host, disk, name, .. } = &self.nodes[node];
         let verified =
-            self.bundle.verify_certificate::<Dalek, Strict>(certificate.as_ref()?, *host, &[(*role)?], now.wall);
+            self.bundle.verify_certificate::<Memo, Strict>(certificate.as_ref()?, *host, &[(*role)?], now.wall);
         let (registry, certificate) = verified.ok()?;
         let identity = Identity { secret: secret.clone(), registry, certificate };
         let placement = PlacementConfig { policy: self.plan.policy, ..PlacementConfig::default() };

@@ -7,7 +7,6 @@ use wayfare_protocol::{
     limits::RECORD_BYTES_MAX,
     migration::messages::MigrationRef,
     reject::{Guards, Reject},
-    suite::Dalek,
     transfer::{Opener, RecordKind, SealedRecord, Sealer, StateFrame, state_digest},
     wire::Frame as _,
 };
@@ -16,6 +15,7 @@ use super::{
     coverage::Fault,
     guest::{Guest, Image},
     host::{ImageFor, Task},
+    memo::Memo,
     network::{Frame, Kind},
     world::{Event, Machine, World},
 };
@@ -126,7 +126,7 @@ impl<G: Guards> World<G> {
         pieces.extend(job.sessions.chunks(RECORD_BYTES_MAX).map(|piece| (RecordKind::Sessions, piece.to_vec())));
         pieces.push((RecordKind::End, Vec::new()));
         let bytes = pieces.iter().map(|(_, piece)| piece.len() as u64).sum();
-        let records = pieces.iter().filter_map(|(kind, piece)| sealer.seal::<Dalek>(*kind, piece).ok()).collect();
+        let records = pieces.iter().filter_map(|(kind, piece)| sealer.seal::<Memo>(*kind, piece).ok()).collect();
         let state = state_digest(&salt, &job.code, &guest.digest(&salt), &job.sessions);
         self.check.captured(mig, guest);
         let Some(host) = self.nodes[node].as_host_mut() else { return };
@@ -276,7 +276,7 @@ impl<G: Guards> World<G> {
         let Some(Reading { conn, opener, guest, module, sessions, bytes, .. }) = landing.reading.take() else { return };
         let Some(job) = &landing.job else { return };
         let (code, durable, salt) = (job.code, job.durable, opener.salt());
-        if Host::<Dalek>::check_belongings(&sessions).is_err() {
+        if Host::<Memo>::check_belongings(&sessions).is_err() {
             self.receive_failed(node, mig, Reject::RecordInvalid);
             return;
         }
@@ -316,7 +316,7 @@ impl Landing {
     /// Takes one record in. Whether one of this number had been taken in before.
     fn apply<G: Guards>(&mut self, record: &SealedRecord) -> Result<bool, Reject> {
         let (Some(job), Some(reading)) = (&self.job, &mut self.reading) else { return Err(Reject::UnexpectedMessage) };
-        let plaintext = reading.opener.open::<Dalek, G>(record)?;
+        let plaintext = reading.opener.open::<Memo, G>(record)?;
         let twice = record.number < reading.applied;
         reading.applied = reading.applied.max(record.number + 1);
         reading.bytes += plaintext.len() as u64;

@@ -9,7 +9,7 @@ use wayfare_protocol::{
     ids::{HostId, MigrationId, MigrationIds},
     registry::{Registry, StoreImage},
     reject::Guards,
-    suite::{Dalek, Secret},
+    suite::Secret,
     time::{Instant, Now},
     trust::{Certificate, Role, Signed, TrustBundle},
 };
@@ -22,6 +22,7 @@ use super::{
     disk::{Journal, Store},
     faults::{Plan, Strike},
     host::{HostDisk, HostNode, ImageFor, Task},
+    memo::Memo,
     network::{Conn, Frame, Kind, Links},
     queue::Queue,
     rng::Rng,
@@ -76,9 +77,9 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) enum Machine<G: Guards> {
     Down,
-    Registry(Box<Registry<Dalek, G>>),
+    Registry(Box<Registry<Memo, G>>),
     Host(Box<HostNode<G>>),
-    Gateway(Box<Gateway<Dalek, G>>),
+    Gateway(Box<Gateway<Memo, G>>),
 }
 
 /// A node's disk, whether it runs or not.
@@ -102,6 +103,8 @@ pub(super) struct Node<G: Guards> {
     pub(super) life: u32,
     /// Nothing is processed before then.
     pub(super) busy_until: u64,
+    /// When its machine was last told something.
+    pub(super) called_at: u64,
     /// What has come meanwhile.
     deferred: Vec<Event>,
     /// When its timer fires next.
@@ -126,6 +129,7 @@ impl<G: Guards> Node<G> {
             clock: Clock::exact(),
             life: 0,
             busy_until: 0,
+            called_at: 0,
             deferred: Vec::new(),
             timer: u64::MAX,
             pools: BTreeMap::new(),
@@ -274,6 +278,9 @@ impl<G: Guards> World<G> {
         self.hash.update(bytes);
         if let Some(node) = node {
             self.nodes[node].last = label;
+            if !matches!(event, Event::Wake { .. }) {
+                self.nodes[node].called_at = self.time;
+            }
         }
         self.handle(event);
         if let Some(node) = node {
@@ -416,7 +423,8 @@ impl<G: Guards> World<G> {
         match &self.nodes[to].machine {
             Machine::Host(_) => self.host_gossip(to, &frame.bytes),
             Machine::Gateway(_) => self.gateway_gossip(to, &frame.bytes),
-            Machine::Registry(_) | Machine::Down => {}
+            Machine::Registry(_) => self.registry_gossip(to, &frame.bytes),
+            Machine::Down => {}
         }
     }
 

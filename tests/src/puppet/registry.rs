@@ -106,6 +106,11 @@ impl PuppetRegistry {
         }
     }
 
+    /// Opens a stream to `to`. What arrives on it, only the test sees.
+    pub async fn line(&self, to: &Whereabouts) -> Line {
+        self.peer.line(to, Protocol::Registry).await
+    }
+
     /// Sends bytes on the stream that `to` has to here.
     pub async fn send(&self, to: HostId, bytes: Vec<u8>) {
         let (reply, answer) = oneshot::channel();

@@ -34,6 +34,7 @@ fn all() -> Vec<Covered> {
         crate::gateway::covered(),
         crate::mesh::covered(),
         crate::joining::covered(),
+        crate::recovery::covered(),
     ]
     .into_iter()
     .flatten()
@@ -73,6 +74,8 @@ const FRAMES: &[(&str, u8, &[&str])] = &[
     ("registry", 47, &["Enrolled"]),
     ("registry", 48, &["Lookup"]),
     ("registry", 49, &["Found"]),
+    ("registry", 53, &["Recovering"]),
+    ("registry", 54, &["ShownFrame", "Shown"]),
     ("migrate", 4, &["RequestFrame", "Request"]),
     ("migrate", 7, &["ResponseFrame", "Response"]),
     ("migrate", 8, &["Transfer"]),
@@ -132,9 +135,11 @@ const SOURCES: &[&str] = &[
     include_str!("gateway.rs"),
     include_str!("joining.rs"),
     include_str!("mesh.rs"),
+    include_str!("recovery.rs"),
     include_str!("registry/decisions.rs"),
     include_str!("registry/membership.rs"),
     include_str!("registry/mod.rs"),
+    include_str!("registry/restored.rs"),
     include_str!("registry/verdicts.rs"),
     include_str!("source/decisions.rs"),
     include_str!("source/leases.rs"),

@@ -3,7 +3,7 @@
 //! message, and with a service nearby that has kept its state and can be moved.
 //!
 //! Open next: `coverage` for what the tables must contain, then the receivers: `registry`, `target`, `source`, `clients`,
-//! `gateway`, `mesh`. `guards` shows for single guards that without them the attack succeeds.
+//! `gateway`, `mesh`, `recovery`. `guards` shows for single guards that without them the attack succeeds.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 mod bystander;
@@ -13,6 +13,7 @@ mod gateway;
 mod guards;
 mod joining;
 mod mesh;
+mod recovery;
 mod registry;
 mod source;
 mod target;

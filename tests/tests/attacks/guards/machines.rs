@@ -4,7 +4,7 @@ use wayfare_protocol::{
     ids::{Digest, HostId, MigrationIds},
     limits::VERDICT_LIFETIME,
     migration::messages::*,
-    registry::{Effect, Registry, RegistryConfig, RevokeTarget},
+    registry::{Effect, Registry, RegistryConfig, RevokeTarget, StoreImage, mark_restored},
     reject::Reject,
     suite::{Dalek, Secret, Suite},
     time::{Micros, Now},
@@ -13,7 +13,7 @@ use wayfare_protocol::{
 };
 use wayfare_tests::{
     guards::{Without, needs},
-    hand::{Realm, Service, claim, entropy, now, placement_key},
+    hand::{Realm, Service, claim, entropy, nonce, now, placement_key},
     shot::{CoSigner, thief},
 };
 
@@ -137,11 +137,40 @@ impl World {
         RegistryFrame::Complete(CompleteFrame { complete, consent })
     }
 
+    /// RENEW under the placement of record.
+    fn renew(&self) -> Renew {
+        Renew { ids: self.registry.placement(self.service.id()).unwrap().ids(), nonce: nonce() }
+    }
+
     fn moves(&mut self, ten: RegistryFrame) -> bool {
         let fjord = self.fjord.clone();
         self.say(&fjord, ten);
         self.registry.placement(self.service.id()).is_some_and(|placement| placement.host == host(&self.fjord))
     }
+}
+
+/// B has won since the backup that the Registry was restored from; and B's RENEW, by which it learnt that.
+fn restored() -> (World, Sent) {
+    let mut world = World::new();
+    let mut image = StoreImage::new();
+    world.registry.records().iter().for_each(|op| op.apply(&mut image));
+    let ids = world.pinned();
+    let consents = world.service.consents(host(&world.fjord));
+    let ten = world.ten(ids, &consents, |_| ());
+    assert!(world.moves(ten), "an honest move");
+    let rows = |image: &StoreImage| {
+        let rows = image.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
+        rows.collect::<Vec<_>>()
+    };
+    let marks = mark_restored(world.realm.id, rows(&image), world.now.wall).unwrap();
+    marks.iter().for_each(|op| op.apply(&mut image));
+    let config = RegistryConfig::new::<Dalek>(world.realm.secret.clone(), vec![]);
+    world.registry = Registry::restore(config, world.now, rows(&image)).unwrap();
+    let (fjord, mut renew) = (world.fjord.clone(), world.renew());
+    renew.ids = MigrationIds { host: host(&fjord), epoch: renew.ids.epoch.next_era(), ..ids };
+    let renew = world.realm.hears(&Secret::new([9; 32])).sign(&renew);
+    let sent = world.say(&fjord, RegistryFrame::Renew(renew));
+    (world, sent)
 }
 
 fn yes(sent: &Sent) -> Option<YesCloud> {
@@ -291,4 +320,34 @@ fn the_honest_way_goes_through() {
     let consents = world.service.consents(host(&world.fjord));
     let ten = world.ten(ids, &consents, |_| ());
     assert!(world.moves(ten));
+}
+
+#[test]
+fn a_restored_registry_that_believes_too_much() {
+    // The home has released the service, and B serves it by a decision that the Registry has forgotten.
+    needs("a lease for the host of record of the backup", &[Reject::Recovering], || {
+        let (mut world, _) = restored();
+        let (home, renew) = (world.home.clone(), world.service.to_registry().sign(&world.renew()));
+        let sent = world.say(&home, RegistryFrame::Renew(renew));
+        let lease = |frame| matches!(frame, RegistryFrame::Granted(Granted { answer: Answer::Lease(_), .. }));
+        sent.into_iter().any(|(_, frame)| lease(frame))
+    });
+    needs("SHOWN with a placement that was never decided", &[Reject::BadSignature], || {
+        let (mut world, sent) = restored();
+        let asked = sent.into_iter().find_map(|(_, frame)| match frame {
+            RegistryFrame::Recovering(Recovering { nonce }) => Some(nonce),
+            _ => None,
+        });
+        let delta = world.delta.clone();
+        let mut placement = world.registry.placement(world.service.id()).unwrap().clone();
+        (placement.host, placement.epoch) = (host(&delta), placement.epoch.next_era());
+        let placement = world.realm.signer(&thief(), Receiver::Anyone).sign(&placement);
+        let stays = vec![ShownStay { placement, consent: None }];
+        let nonce = asked.expect("who came by itself is asked");
+        let shown = Shown { nonce, part: 0, parts: 1, stays, held: vec![], elsewhere: vec![] };
+        let (shown, certificate) = (world.realm.hears(&delta).sign(&shown), world.certificate.clone());
+        let frame = ShownFrame { shown, certificate, manifests: vec![], addresses: vec![] };
+        world.say(&delta, RegistryFrame::Shown(frame));
+        world.registry.placement(world.service.id()).unwrap().host == host(&delta)
+    });
 }

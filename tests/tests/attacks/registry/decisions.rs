@@ -228,7 +228,7 @@ async fn releases(bench: &mut Bench, ids: MigrationIds) {
     bench.fire(|bench| &bench.home, vec![other]).await;
 }
 
-fn ten_frame(bench: &Bench, ids: MigrationIds, new_key: &Secret) -> RegistryFrame {
+pub(super) fn ten_frame(bench: &Bench, ids: MigrationIds, new_key: &Secret) -> RegistryFrame {
     let transfer = bench.service.consent(ids, new_key);
     let consent = bench.service.consents(bench.fjord.host).sign(&transfer);
     let complete = completes(bench, new_key).sign(&bench.service.ten(&transfer, &consent));

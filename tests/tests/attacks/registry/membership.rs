@@ -50,9 +50,9 @@ fn register() -> Table<Register> {
     })
 }
 
-const OWNERS: Expect = Free("the owner's choice");
+pub(super) const OWNERS: Expect = Free("the owner's choice");
 
-fn manifest() -> Table<Manifest> {
+pub(super) fn manifest() -> Table<Manifest> {
     rows!(Manifest {
         name => Reject::WrongService;
         name = long_text => Reject::FieldTooLong;

@@ -23,10 +23,14 @@ use crate::{bystander::Bystander, coverage::Covered};
 
 mod decisions;
 mod membership;
+mod restored;
 mod verdicts;
 
 pub(crate) fn covered() -> Vec<Covered> {
-    [membership::covered(), verdicts::covered(), decisions::covered()].into_iter().flatten().collect()
+    [membership::covered(), verdicts::covered(), decisions::covered(), restored::covered()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The Registry, those round it, and a service on the home.
@@ -42,13 +46,18 @@ pub(crate) struct Bench {
     pub(crate) certificate: Signed<Certificate>,
     pub(crate) delta_certificate: Signed<Certificate>,
     pub(crate) service: Service,
-    bystander: Bystander,
+    bystander: Option<Bystander>,
 }
 
 impl Bench {
     pub(crate) async fn start(seed: u8) -> Self {
+        let mut bench = Self::without_bystander(seed).await;
+        bench.bystander = Some(Bystander::start(&bench.authority).await);
+        bench
+    }
+
+    async fn without_bystander(seed: u8) -> Self {
         let authority = Authority::Real(RealRegistry::start(seed).await);
-        let bystander = Bystander::start(&authority).await;
         let mut peers = Vec::new();
         for number in 1..=5 {
             peers.push(Peer::start(seed + number).await);
@@ -75,7 +84,7 @@ impl Bench {
             certificate,
             delta_certificate,
             service,
-            bystander,
+            bystander: None,
         }
     }
 
@@ -124,7 +133,7 @@ impl Bench {
     pub(crate) fn register_frame(&self, register: &Register) -> RegistryFrame {
         let register = self.service.to_registry().sign(register);
         let manifest = self.service.signed_manifest.clone();
-        RegistryFrame::Register(RegisterFrame { register, manifest, addresses: vec![] })
+        RegistryFrame::Register(RegisterFrame { register, manifest, addresses: self.home.net.listen_addresses() })
     }
 
     /// B's advert.
@@ -167,9 +176,11 @@ impl Bench {
 
     /// Nothing was harmed.
     pub(crate) async fn close(mut self) {
-        self.bystander.answers().await;
-        self.bystander.moves(&self.authority).await;
-        self.range.accepted("the honest move").await;
+        if let Some(mut bystander) = self.bystander {
+            bystander.answers().await;
+            bystander.moves(&self.authority).await;
+            self.range.accepted("the honest move").await;
+        }
         println!("{} shots", self.range.shots());
         self.range.close();
     }
