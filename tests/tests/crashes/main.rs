@@ -28,7 +28,7 @@ use world::World;
 /// The variable that says which cases to run.
 const SHARE_VARIABLE: &str = "WAYFARE_CRASHES";
 const WORLDS_VARIABLE: &str = "WAYFARE_WORLDS";
-const WORLDS: usize = 6;
+const WORLDS: usize = 4;
 /// After so many failures no further case is begun.
 const FAILURES_MAX: usize = 20;
 /// How long one case may take.
