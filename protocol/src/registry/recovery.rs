@@ -523,8 +523,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         }
     }
 
-    /// An advert, as gossiped: while this Registry recovers, it may have to find a host that its records do not know how to
-    /// reach. Otherwise it is of no use here.
+    /// An advert, as gossiped: a Registry that was restored may have to find a host that its records do not know how to
+    /// reach, or do not know at all, as it joined after the backup. Otherwise it is of no use here.
     ///
     /// # Errors
     /// Those of [`verify_advert`] and [`AdvertStore::insert`]: it is no such advert.
@@ -533,6 +533,11 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             return Ok(());
         }
         let (advert, certificate) = verify_advert::<S, G>(advert, &self.bundle, now.wall)?;
+        let is_new = self.tables.hosts.get(advert.host).is_none() && self.tables.hosts.len() < HOSTS_MAX;
+        if is_new && self.tables.revoked.get(certificate.cloud).is_none() {
+            self.readmit(&certificate);
+            self.commit();
+        }
         if let Some(recovery) = &mut self.recovery {
             recovery.reached.insert(now.wall, advert, certificate)?;
         }

@@ -9,8 +9,10 @@ use wayfare_protocol::{
 
 use super::{
     check::End,
+    event::Event,
     guest::{self, Name, Response},
-    world::{Event, Machine, World},
+    node::Machine,
+    world::World,
 };
 
 /// How somebody asks.

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use wayfare_protocol::reject::Guards;
+
+use super::{node::Machine, world::World};
 
 /// What befell an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,5 +127,55 @@ impl std::fmt::Display for Coverage {
         }
         writeln!(f, "\nempty cells:")?;
         notes.iter().try_for_each(|(note, count)| writeln!(f, "{count:>6}  {note}"))
+    }
+}
+
+impl<G: Guards> World<G> {
+    /// Counts an event at a node, in the state it is in.
+    pub(super) fn cover(&mut self, node: usize, event: &'static str, fault: Fault) {
+        match &self.nodes[node].machine {
+            Machine::Host(_) => {
+                let [source, target] = self.nodes[node].phases;
+                self.coverage.count(State("source", source), event, fault);
+                self.coverage.count(State("target", target), event, fault);
+            }
+            Machine::Gateway(gateway) => {
+                let state = if gateway.pending() > 0 { "waiting" } else { "idle" };
+                self.coverage.count(State("gateway", state), event, fault);
+            }
+            Machine::Registry(_) => self.coverage.count(State("registry", "up"), event, fault),
+            Machine::Down => {}
+        }
+    }
+
+    /// Counts a frame, for the side of a host that it is for.
+    pub(super) fn cover_frame(&mut self, node: usize, name: &'static str, fault: Fault) {
+        if !matches!(self.nodes[node].machine, Machine::Host(_)) {
+            self.cover(node, name, fault);
+            return;
+        }
+        let [source, target] = self.nodes[node].phases;
+        let for_source =
+            !matches!(name, "Request" | "YesService" | "NoService" | "Transfer" | "Abandon" | "Begin" | "Record");
+        let for_target = !matches!(
+            name,
+            "YesCloud"
+                | "NoCloud"
+                | "Response"
+                | "TransferAck"
+                | "RecordsAcked"
+                | "Hello"
+                | "Open"
+                | "Call"
+                | "LatencyReport"
+                | "Advert"
+                | "GossipPlacement"
+        );
+        if for_source {
+            self.coverage.count(State("source", source), name, fault);
+        }
+        if for_target {
+            self.coverage.count(State("target", target), name, fault);
+        }
     }
 }

@@ -9,8 +9,10 @@ use wayfare_protocol::{manifest::Resources, reject::Guards, time::Micros};
 use super::{
     clock::Clock,
     coverage::Fault,
+    event::Event,
+    node::{Disk, Machine},
     rng::Rng,
-    world::{Disk, Event, Machine, World},
+    world::World,
 };
 
 /// Everything that the seed chooses.
@@ -375,56 +377,6 @@ impl<G: Guards> World<G> {
                 host.host.set_cordoned(false);
             }
             self.settle(node);
-        }
-    }
-
-    /// Counts an event at a node, in the state it is in.
-    pub(super) fn cover(&mut self, node: usize, event: &'static str, fault: Fault) {
-        use super::coverage::State;
-        match &self.nodes[node].machine {
-            Machine::Host(_) => {
-                let [source, target] = self.nodes[node].phases;
-                self.coverage.count(State("source", source), event, fault);
-                self.coverage.count(State("target", target), event, fault);
-            }
-            Machine::Gateway(gateway) => {
-                let state = if gateway.pending() > 0 { "waiting" } else { "idle" };
-                self.coverage.count(State("gateway", state), event, fault);
-            }
-            Machine::Registry(_) => self.coverage.count(State("registry", "up"), event, fault),
-            Machine::Down => {}
-        }
-    }
-
-    /// Counts a frame, for the side of a host that it is for.
-    pub(super) fn cover_frame(&mut self, node: usize, name: &'static str, fault: Fault) {
-        use super::coverage::State;
-        if !matches!(self.nodes[node].machine, Machine::Host(_)) {
-            self.cover(node, name, fault);
-            return;
-        }
-        let [source, target] = self.nodes[node].phases;
-        let for_source =
-            !matches!(name, "Request" | "YesService" | "NoService" | "Transfer" | "Abandon" | "Begin" | "Record");
-        let for_target = !matches!(
-            name,
-            "YesCloud"
-                | "NoCloud"
-                | "Response"
-                | "TransferAck"
-                | "RecordsAcked"
-                | "Hello"
-                | "Open"
-                | "Call"
-                | "LatencyReport"
-                | "Advert"
-                | "GossipPlacement"
-        );
-        if for_source {
-            self.coverage.count(State("source", source), name, fault);
-        }
-        if for_target {
-            self.coverage.count(State("target", target), name, fault);
         }
     }
 }

@@ -13,8 +13,10 @@ use wayfare_protocol::{
 use super::{
     coverage::Fault,
     disk::Change,
+    event::Event,
     network::Kind,
-    world::{Disk, Event, Machine, World},
+    node::{Disk, Machine},
+    world::World,
 };
 
 /// How often a gateway measures round trips, µs.

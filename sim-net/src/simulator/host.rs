@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use wayfare_protocol::{
     gateway::messages::ClientFrame,
-    host::{Base, CaptureJob, Effect, Entry, Event as Told, Host, ImageId, Restored, hosted::Stay},
+    host::{CaptureJob, Effect, Entry, Event as Told, Host, ImageId, hosted::Stay},
     ids::{ClientId, Digest, MigrationId},
     reject::Guards,
     wire::Frame as _,
@@ -14,11 +14,13 @@ use wayfare_protocol::{
 use super::{
     coverage::Fault,
     disk::{Change, Files, Journal},
+    event::Event,
     guest::{Guest, Image},
     memo::Memo,
     network::Kind,
+    node::{Disk, Machine, Node},
     transfer::{Landing, Leaving},
-    world::{Disk, Event, Machine, Node, World},
+    world::World,
 };
 
 /// Which entries of a log are still needed.
@@ -46,10 +48,10 @@ impl HostDisk {
 /// An instance and its thread, which does one thing after the other.
 #[derive(Debug)]
 pub(super) struct Instance {
-    id: u64,
+    pub(super) id: u64,
     /// `None` until it has started.
     pub(super) guest: Option<Guest>,
-    busy_until: u64,
+    pub(super) busy_until: u64,
 }
 
 /// A host's process.
@@ -276,7 +278,7 @@ impl<G: Guards> World<G> {
         }
     }
 
-    const fn next_instance(&mut self) -> u64 {
+    pub(super) const fn next_instance(&mut self) -> u64 {
         self.instances += 1;
         self.instances
     }
@@ -325,7 +327,7 @@ impl<G: Guards> World<G> {
         self.nodes[node].as_host()?.instances.get(&stay)?.guest.as_ref()
     }
 
-    fn set_guest(&mut self, node: usize, stay: Stay, guest: Guest) {
+    pub(super) fn set_guest(&mut self, node: usize, stay: Stay, guest: Guest) {
         let Some(host) = self.nodes[node].as_host_mut() else { return };
         if let Some(instance) = host.instances.get_mut(&stay) {
             instance.guest = Some(guest);
@@ -349,36 +351,6 @@ impl<G: Guards> World<G> {
         }
     }
 
-    /// Writes an image under its name, and says when it is synced.
-    pub(super) fn save(&mut self, node: usize, id: ImageId, image: Image, why: ImageFor) {
-        let Some(disk) = self.nodes[node].host_disk() else { return };
-        disk.images.write(id, image);
-        let life = self.nodes[node].life;
-        let at = self.time + self.disk_delay();
-        self.queue.push(at, Event::Saved { node, life, image: why });
-    }
-
-    pub(super) fn handle_saved(&mut self, node: usize, why: ImageFor) {
-        self.cover(node, "file", Fault::None);
-        let now = self.now(node);
-        match why {
-            ImageFor::Log { stay, upto } => {
-                let (service, epoch) = stay;
-                let Some(disk) = self.nodes[node].host_disk() else { return };
-                disk.images.synced(&ImageId::Taken { service, epoch, upto });
-                if let Some(host) = self.nodes[node].as_host_mut() {
-                    host.host.handle_saved(now, stay, upto, Ok(1000));
-                }
-            }
-            ImageFor::Arrival(mig) => {
-                let there = self.nodes[node].host_disk().is_some_and(|disk| disk.images.synced(&ImageId::Held(mig)));
-                if there {
-                    self.received(node, mig);
-                }
-            }
-        }
-    }
-
     fn activate(&mut self, node: usize, mig: MigrationId, stay: Stay) {
         let (id, busy_until) = (self.next_instance(), self.time);
         let Some(host) = self.nodes[node].as_host_mut() else { return };
@@ -389,79 +361,6 @@ impl<G: Guards> World<G> {
         }
         host.instances.insert(stay, Instance { id, guest, busy_until });
         self.started(node, stay, Ok(Vec::new()));
-    }
-
-    fn restore_instance(&mut self, node: usize, job: wayfare_protocol::host::RestoreJob) {
-        let stay = (job.service, job.epoch);
-        let (image, started) = match job.base {
-            Base::Fresh { inputs } => (None, inputs),
-            Base::Image(image) => (Some(image), Vec::new()),
-        };
-        let takes = 1_000 + 20 * job.log.len() as u64;
-        let log = job.log.into_iter().map(|logged| (logged.request, logged.inputs)).collect();
-        let (id, busy_until) = (self.next_instance(), self.time);
-        let Some(host) = self.nodes[node].as_host_mut() else { return };
-        host.instances.insert(stay, Instance { id, guest: None, busy_until });
-        self.task(node, stay, takes, Task::Restore { image, started, log });
-    }
-
-    fn replay_log(
-        &mut self,
-        node: usize,
-        stay: Stay,
-        image: Option<ImageId>,
-        started: &[u8],
-        log: &[(Vec<u8>, Vec<u8>)],
-    ) {
-        let result = self.rebuild(node, image, started, log).map(|(guest, restored)| {
-            self.set_guest(node, stay, guest);
-            restored
-        });
-        if let Err(reason) = &result {
-            let reason = reason.clone();
-            self.violate("what a host promised to keep can be read again", || reason);
-        }
-        let now = self.now(node);
-        let Self { nodes, rng, .. } = self;
-        if let Machine::Host(host) = &mut nodes[node].machine {
-            host.host.handle_restored(now, stay, result, rng);
-        }
-    }
-
-    fn rebuild(
-        &mut self,
-        node: usize,
-        image: Option<ImageId>,
-        started: &[u8],
-        log: &[(Vec<u8>, Vec<u8>)],
-    ) -> Result<(Guest, Restored), String> {
-        let disk = self.nodes[node].host_disk().ok_or("no disk")?;
-        let (mut guest, belongings) = match image {
-            Some(id) => {
-                let image = disk.images.get(&id).cloned().ok_or_else(|| format!("the image {id} is not there"))?;
-                (image.guest, Some(image.belongings))
-            }
-            None => (Guest::start(Guest::outside(started).ok_or("the start was not recorded")?), None),
-        };
-        let mut responses = Vec::new();
-        for (request, inputs) in log {
-            let outside = Guest::outside(inputs).ok_or("what a call read was not recorded")?;
-            responses.push(guest.call(request, outside).ok_or("the log has what is no request")?);
-        }
-        let image_bytes = if image.is_some() { 1000 } else { 0 };
-        Ok((guest, Restored { belongings, responses, image_bytes }))
-    }
-
-    pub(super) fn handle_held_again(&mut self, node: usize, mig: MigrationId) {
-        let now = self.now(node);
-        let Some(disk) = self.nodes[node].host_disk() else { return };
-        let Some(Image { guest, belongings }) = disk.images.get(&ImageId::Held(mig)).cloned() else {
-            self.violate("what a host promised to keep can be read again", || format!("the image held-{mig}"));
-            return;
-        };
-        let Some(host) = self.nodes[node].as_host_mut() else { return };
-        host.landing.insert(mig, Landing::again(guest, belongings.clone()));
-        host.host.handle_held_restored(now, mig, Ok(belongings));
     }
 
     fn told(&mut self, node: usize, event: &Told) {

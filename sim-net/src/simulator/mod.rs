@@ -39,13 +39,16 @@ mod clock;
 mod command;
 mod coverage;
 mod disk;
+mod event;
 mod faults;
 mod fuzz;
 mod gateway;
 mod guest;
 mod host;
+mod images;
 mod memo;
 mod network;
+mod node;
 mod queue;
 mod registry;
 mod rng;
@@ -55,6 +58,7 @@ mod setup;
 mod story;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod transfer;
 mod world;
 

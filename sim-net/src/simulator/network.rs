@@ -8,10 +8,7 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use wayfare_protocol::reject::Guards;
 
-use super::{
-    coverage::Fault,
-    world::{Event, World},
-};
+use super::{coverage::Fault, event::Event, world::World};
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,7 +9,8 @@ use wayfare_protocol::{
 
 use super::{
     network::Kind,
-    world::{Disk, Machine, World},
+    node::{Disk, Machine},
+    world::World,
 };
 
 impl<G: Guards> World<G> {

@@ -16,7 +16,8 @@ use super::{
     host::HostDisk,
     memo::Memo,
     network::Kind,
-    world::{Disk, Machine, World},
+    node::{Disk, Machine},
+    world::World,
 };
 
 /// A copy of a host's disk, and what the host had consented to when it was made.

@@ -1,14 +1,8 @@
 //! One seed from its beginning to its end.
 
-use wayfare_protocol::reject::Guards;
+use wayfare_protocol::{reject::Guards, time::Micros};
 
-use super::{
-    check::Violation,
-    coverage::Coverage,
-    memo,
-    story::Story,
-    world::{Machine, World},
-};
+use super::{check::Violation, coverage::Coverage, memo, node::Machine, story::Story, world::World};
 
 /// What came of a seed.
 #[derive(Clone, Debug)]
@@ -180,6 +174,12 @@ impl<G: Guards> World<G> {
 
     /// What is not as it should be yet.
     fn unsettled(&self) -> Option<String> {
+        if let Machine::Registry(registry) = &self.nodes[self.registry].machine
+            && let Some(view) = registry.recovery(self.now(self.registry))
+            && (view.window_left > Micros::ZERO || (view.suspended > 0 && !self.check.waits_for_owner()))
+        {
+            return Some(format!("{} services wait for the registry's recovery", view.suspended));
+        }
         for node in &self.nodes {
             let Machine::Host(host) = &node.machine else {
                 if node.is_up() {

@@ -20,13 +20,15 @@ use super::{
     client::{Client, Manner},
     clock::Clock,
     disk::{Journal, Store},
+    event::Event,
     faults::{Plan, Strike},
     host::{HostDisk, HostNode},
     memo::Memo,
+    node::{Disk, Machine, Node},
     rng::Rng,
     story::Story,
     transfer::module_digest,
-    world::{Disk, Event, Machine, Node, World},
+    world::World,
 };
 use crate::matrix::LatencyMatrix;
 

@@ -13,11 +13,13 @@ use wayfare_protocol::{
 
 use super::{
     coverage::Fault,
+    event::Event,
     guest::{Guest, Image},
     host::{ImageFor, Task},
     memo::Memo,
     network::{Frame, Kind},
-    world::{Event, Machine, World},
+    node::Machine,
+    world::World,
 };
 
 /// A capture under way.

@@ -1,163 +1,29 @@
 //! The world: nodes, streams and the one queue of what happens; each event goes to a machine, whose effects are carried out,
 //! and then everything that must always hold is looked at ([`check`](super::check)).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use wayfare_protocol::{
-    gateway::Gateway,
-    host::hosted::Stay,
-    ids::{HostId, MigrationId, MigrationIds},
-    registry::{Registry, StoreImage},
+    ids::{HostId, MigrationIds},
+    registry::StoreImage,
     reject::Guards,
-    suite::Secret,
     time::{Instant, Now},
-    trust::{Certificate, Role, Signed, TrustBundle},
+    trust::TrustBundle,
 };
 
 use super::{
     check::Checker,
     client::Client,
-    clock::Clock,
     coverage::{Coverage, Fault},
-    disk::{Journal, Store},
-    faults::{Plan, Strike},
-    host::{HostDisk, HostNode, ImageFor, Task},
-    memo::Memo,
+    event::{Event, label},
+    faults::Plan,
     network::{Conn, Frame, Kind, Links},
+    node::{Disk, Machine, Node},
     queue::Queue,
     rng::Rng,
     rogue::Backup,
     story::Story,
 };
-
-/// Something that happens at a time.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// A frame reaches this end of a stream.
-    Frame { conn: usize, end: usize, frame: Frame },
-    /// A dial reaches the other side, whose answer takes `back` µs.
-    Accept { conn: usize, back: u64 },
-    /// Whoever dialled learns that the stream is open.
-    Opened { conn: usize },
-    /// This end learns that the stream is over.
-    Closed { conn: usize, end: usize, reason: &'static str },
-    /// A gossiped message arrives.
-    Gossip { to: usize, frame: Frame },
-    /// A timer, set for this time.
-    Timer { node: usize, life: u32 },
-    /// The disk has finished a sync.
-    Synced { node: usize, life: u32 },
-    /// The node hears that it has.
-    Told { node: usize, life: u32, seq: u64 },
-    /// An instance comes to its next task.
-    Work { node: usize, life: u32, stay: Stay, instance: u64, task: Task },
-    /// An image is on disk.
-    Saved { node: usize, life: u32, image: ImageFor },
-    /// Every record has left for the target.
-    Sent { node: usize, life: u32, mig: MigrationId, conn: usize },
-    /// A held state is ready again.
-    HeldAgain { node: usize, life: u32, mig: MigrationId },
-    /// A gateway measures round trips.
-    Probe { node: usize, life: u32 },
-    /// One of them is measured.
-    Measured { node: usize, life: u32, host: HostId, rtt: u64 },
-    /// A client wants something.
-    Ask { client: usize },
-    /// Somebody wants a service elsewhere.
-    Move { service: usize },
-    /// A fault.
-    Strike(Strike),
-    /// A node that is down comes up.
-    Restart { node: usize },
-    /// A node that hung goes on.
-    Wake { node: usize },
-}
-
-/// A node's process, while it runs.
-#[derive(Debug)]
-pub(super) enum Machine<G: Guards> {
-    Down,
-    Registry(Box<Registry<Memo, G>>),
-    Host(Box<HostNode<G>>),
-    Gateway(Box<Gateway<Memo, G>>),
-}
-
-/// A node's disk, whether it runs or not.
-#[derive(Debug)]
-pub(super) enum Disk {
-    Registry(Store),
-    Host(Box<HostDisk>),
-    Gateway(Journal<BTreeSet<u64>>),
-}
-
-/// A node.
-#[derive(Debug)]
-pub(super) struct Node<G: Guards> {
-    pub(super) name: String,
-    pub(super) host: HostId,
-    pub(super) secret: Secret,
-    pub(super) role: Option<Role>,
-    pub(super) certificate: Option<Signed<Certificate>>,
-    pub(super) clock: Clock,
-    /// Counts restarts: what was meant for an earlier process does not reach a later one.
-    pub(super) life: u32,
-    /// Nothing is processed before then.
-    pub(super) busy_until: u64,
-    /// When its machine was last told something.
-    pub(super) called_at: u64,
-    /// What has come meanwhile.
-    deferred: Vec<Event>,
-    /// When its timer fires next.
-    timer: u64,
-    pub(super) pools: BTreeMap<(Kind, usize), Vec<usize>>,
-    pub(super) machine: Machine<G>,
-    pub(super) disk: Disk,
-    /// What it did last, for the coverage of crashes.
-    pub(super) last: &'static str,
-    /// How far its moves have come, for the coverage: as source and as target.
-    pub(super) phases: [&'static str; 2],
-}
-
-impl<G: Guards> Node<G> {
-    pub(super) fn new(name: String, host: HostId, secret: Secret, role: Option<Role>, disk: Disk) -> Self {
-        Self {
-            name,
-            host,
-            secret,
-            role,
-            certificate: None,
-            clock: Clock::exact(),
-            life: 0,
-            busy_until: 0,
-            called_at: 0,
-            deferred: Vec::new(),
-            timer: u64::MAX,
-            pools: BTreeMap::new(),
-            machine: Machine::Down,
-            disk,
-            last: "start",
-            phases: ["idle", "none"],
-        }
-    }
-
-    pub(super) const fn is_up(&self) -> bool {
-        !matches!(self.machine, Machine::Down)
-    }
-
-    pub(super) const fn as_host(&self) -> Option<&HostNode<G>> {
-        match &self.machine {
-            Machine::Host(host) => Some(host),
-            Machine::Down | Machine::Registry(_) | Machine::Gateway(_) => None,
-        }
-    }
-
-    pub(super) const fn as_host_mut(&mut self) -> Option<&mut HostNode<G>> {
-        match &mut self.machine {
-            Machine::Host(host) => Some(host),
-            Machine::Down | Machine::Registry(_) | Machine::Gateway(_) => None,
-        }
-    }
-}
 
 /// Counts of a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -288,30 +154,6 @@ impl<G: Guards> World<G> {
         }
         self.check_all(node);
         true
-    }
-
-    /// Which node's process an event is for.
-    fn concerns(&self, event: &Event) -> Option<usize> {
-        match event {
-            Event::Frame { conn, end, .. } | Event::Closed { conn, end, .. } => Some(self.conns[*conn].ends[*end]),
-            Event::Opened { conn } => Some(self.conns[*conn].ends[0]),
-            Event::Gossip { to, .. } => Some(*to),
-            Event::Timer { node, .. }
-            | Event::Told { node, .. }
-            | Event::Work { node, .. }
-            | Event::Saved { node, .. }
-            | Event::Sent { node, .. }
-            | Event::HeldAgain { node, .. }
-            | Event::Probe { node, .. }
-            | Event::Measured { node, .. }
-            | Event::Wake { node } => Some(*node),
-            Event::Ask { client } => Some(self.clients[*client].gateway),
-            Event::Accept { .. }
-            | Event::Synced { .. }
-            | Event::Move { .. }
-            | Event::Strike(_)
-            | Event::Restart { .. } => None,
-        }
     }
 
     /// Whether this process is still the one that runs.
@@ -541,29 +383,5 @@ impl<G: Guards> World<G> {
     /// A new process on this node has no timer yet.
     pub(super) fn reset_timer(&mut self, node: usize) {
         self.nodes[node].timer = u64::MAX;
-    }
-}
-
-/// What the trace hash, the coverage and people know an event by.
-fn label(event: &Event) -> (&'static str, &[u8]) {
-    match event {
-        Event::Frame { frame, .. } | Event::Gossip { frame, .. } => (frame.name, &frame.bytes),
-        Event::Accept { .. } => ("accept", &[]),
-        Event::Opened { .. } => ("opened", &[]),
-        Event::Closed { .. } => ("closed", &[]),
-        Event::Timer { .. } => ("timer", &[]),
-        Event::Synced { .. } => ("disk", &[]),
-        Event::Told { .. } => ("synced", &[]),
-        Event::Work { task, .. } => (task.name(), &[]),
-        Event::Saved { .. } => ("saved", &[]),
-        Event::Sent { .. } => ("sent", &[]),
-        Event::HeldAgain { .. } => ("held again", &[]),
-        Event::Probe { .. } => ("probe", &[]),
-        Event::Measured { .. } => ("measured", &[]),
-        Event::Ask { .. } => ("asked", &[]),
-        Event::Move { .. } => ("move", &[]),
-        Event::Strike(strike) => (strike.name(), &[]),
-        Event::Restart { .. } => ("restart", &[]),
-        Event::Wake { .. } => ("wake", &[]),
     }
 }

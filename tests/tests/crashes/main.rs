@@ -165,6 +165,34 @@ fn only_the_binaries_under_test_have_failpoints() {
     assert!(!knows(env!("CARGO_BIN_EXE_wayfare-sim-under-test")));
 }
 
+/// Machines without a guard exist in the simulator and in tests: no node and no registry can be made of them.
+#[test]
+fn only_the_simulator_has_machines_without_a_guard() {
+    let knows =
+        |program: &str| String::from_utf8_lossy(&std::fs::read(program).unwrap()).contains("thaw-without-aborted");
+    assert!(knows(env!("CARGO_BIN_EXE_wayfare-sim-under-test")));
+    assert!(!knows(env!("CARGO_BIN_EXE_wayfare-under-test")));
+    assert!(!knows(env!("CARGO_BIN_EXE_wayfare-registry-under-test")));
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut folders: Vec<_> =
+        ["protocol/src", "node/src", "node/net/src", "registry/src"].map(|folder| root.join(folder)).into();
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if std::fs::read_to_string(&path).is_ok_and(|text| text.contains("impl Guards for")) {
+                found.push(path);
+            }
+        }
+    }
+    assert!(
+        found.iter().all(|path| path.ends_with("protocol/src/reject.rs") || path.to_string_lossy().contains("/tests"))
+    );
+    assert_eq!(found.iter().filter(|path| path.ends_with("protocol/src/reject.rs")).count(), 1);
+}
+
 fn report(queue: &Queue, share: &str) {
     let results = queue.results.lock().unwrap();
     let mut table = format!("crashes: {share}; passed:\n            kill  hang   cut\n");

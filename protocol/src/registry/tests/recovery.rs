@@ -405,3 +405,24 @@ fn records_are_all_that_is_stored() {
     let again = R::restore(config(), START, rows(&image)).unwrap();
     assert_eq!(again.tables, world.registry.tables);
 }
+
+#[test]
+fn a_cloud_that_joined_after_the_backup_is_known_again_by_its_advert() {
+    let (mut world, ..) = world();
+    let rows = world.image.clone();
+    // An advert says nothing to a Registry that remembers everybody.
+    let late = world.enrol(77, "late", Role::Cloud);
+    let advert = world.advert(&late, |_| ());
+    world.registry.handle_advert(world.now, &advert).unwrap();
+    assert!(world.registry.enrolled().any(|host| host.certificate.host == late.host));
+    restore(&mut world, rows);
+    assert!(!world.registry.enrolled().any(|host| host.certificate.host == late.host));
+    world.registry.handle_advert(world.now, &advert).unwrap();
+    world.drain();
+    assert!(world.registry.enrolled().any(|host| host.certificate.host == late.host));
+    assert_eq!(world.restored().enrolled().count(), world.registry.enrolled().count(), "it is on disk");
+    let mut forged = advert.unverified().unwrap();
+    forged.certificate = world.sign(&Secret::new([9; 32]), Receiver::Anyone, &forged.certificate.unverified().unwrap());
+    let forged = world.sign(&late.secret, Receiver::Anyone, &forged);
+    assert_eq!(world.registry.handle_advert(world.now, &forged), Err(Reject::BadCertificate));
+}
