@@ -22,6 +22,7 @@ fn every_mistake_is_named_with_its_file_and_key() {
         ("[capacity]\nmemory_mib = -1", "memory_mib = -1"),
         ("[placement]\npolicy = \"best\"", "unknown variant `best`, expected one of `sardis`, `nearest`, `never`"),
         ("[placement]\nslot_ms = 1", "placement.slot_ms"),
+        ("[migration]\nstep_timeout_ms = 1", "migration.step_timeout_ms"),
         ("[gateway]\nservices = [{ name = \"kv\", listen = \"8080\" }]", "invalid socket address"),
         ("[gateway]\nservices = [{ name = \"kv\" }]", "listen"),
         (

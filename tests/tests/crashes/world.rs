@@ -37,7 +37,7 @@ const AWAY: Duration = Duration::from_millis(4500);
 /// How long a dead process stays dead.
 const DEAD: Duration = Duration::from_millis(200);
 /// How long a process may take to reach its point.
-const FIRES_WITHIN: Duration = Duration::from_secs(20);
+const FIRES_WITHIN: Duration = Duration::from_secs(40);
 /// How long it may take until all is well again, once everybody is back.
 const WELL_WITHIN: Duration = Duration::from_secs(60);
 /// How long one request may take, whatever happens meanwhile.
