@@ -198,6 +198,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             return self.shown(call, frame);
         }
         ensure::<G>(self.tables.hosts.get(call.peer).is_some(), Reject::NotEnrolled)?;
+        self.resume_unplaced(call, frame);
         self.check_suspended(frame)?;
         match frame {
             RegistryFrame::VerifyCloud(frame) => self.verify_cloud(call, frame),

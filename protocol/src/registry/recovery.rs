@@ -107,6 +107,8 @@ pub(super) struct Recovery {
     claims: BTreeMap<ServiceId, BTreeSet<HostId>>,
     /// The newest placements of services whose manifest nobody has shown yet.
     heard: BTreeMap<ServiceId, Verified<Placement>>,
+    /// Services whose first host never heard that it has them.
+    unplaced: BTreeSet<ServiceId>,
     /// Where hosts say that they are reached, in adverts heard since the restore: the records may be older than that.
     reached: AdvertStore,
 }
@@ -178,6 +180,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             waiting: BTreeMap::new(),
             claims: BTreeMap::new(),
             heard: BTreeMap::new(),
+            unplaced: BTreeSet::new(),
             reached: AdvertStore::default(),
         });
         if !mark.collecting {
@@ -230,6 +233,21 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     }
 
     /// Refuses what must not be decided yet.
+    /// A host that repeats the very REGISTER of a suspended service never heard that it was placed there: nothing can have
+    /// come of it since, and the same answer is due again.
+    pub(super) fn resume_unplaced(&mut self, call: &Call<'_>, frame: &RegistryFrame) {
+        let RegistryFrame::Register(frame) = frame else { return };
+        let Ok(service) = frame.register.unverified().map(|register| register.service) else { return };
+        let Some(recovery) = self.recovery.as_mut().filter(|recovery| !recovery.collecting) else { return };
+        let Some(record) = self.tables.services.get(service) else { return };
+        let same = record.registered.as_ref().is_some_and(|(request, _)| *request == frame.register.hash());
+        let first = record.placement.epoch == Epoch::FIRST && record.placement.host == call.peer;
+        if same && first && recovery.suspended.contains(&service) {
+            recovery.unplaced.insert(service);
+            self.resume_if_ready(service);
+        }
+    }
+
     pub(super) fn check_suspended(&self, frame: &RegistryFrame) -> Result<(), Reject> {
         if self.recovery.is_none() {
             return Ok(());
@@ -645,6 +663,9 @@ impl<S: Suite, G: Guards> Registry<S, G> {
 
 fn standing(recovery: &Recovery, record: &ServiceRecord) -> Standing {
     let placement = &record.placement;
+    if placement.epoch == Epoch::FIRST && recovery.unplaced.contains(&placement.service) {
+        return Standing::Ready;
+    }
     let Some(evidence) = recovery.evidence(placement.host, placement.service) else {
         return Standing::Waits(placement.host);
     };

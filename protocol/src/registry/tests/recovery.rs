@@ -426,3 +426,26 @@ fn a_cloud_that_joined_after_the_backup_is_known_again_by_its_advert() {
     let forged = world.sign(&late.secret, Receiver::Anyone, &forged);
     assert_eq!(world.registry.handle_advert(world.now, &forged), Err(Reject::BadCertificate));
 }
+
+#[test]
+fn a_host_that_never_heard_of_its_registration_hears_of_it_after_the_window() {
+    let (mut world, _, home, fjord, _) = world();
+    let (owner, key) = (Secret::new([210; 32]), Secret::new([211; 32]));
+    let manifest = world.manifest(&owner, "new");
+    let frame = world.register_frame(&home, &owner, &key, &manifest, |_| ());
+    let first = world.ask(&home, &frame);
+    let backup = world.image.clone();
+    restore(&mut world, backup);
+    world.refused(&home, &frame, Reject::Recovering);
+    world.pass(RECOVERY_WINDOW);
+    let other = world.register_frame(&home, &owner, &key, &manifest, |_| ());
+    world.refused(&home, &other, Reject::Recovering);
+    world.send(fjord.host, &frame).0.unwrap_err();
+    assert_eq!(world.ask(&home, &frame), first, "the very same REGISTER, and so the same answer");
+    assert!(
+        world
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::Resumed { service, .. } if *service == manifest.service))
+    );
+}
