@@ -130,7 +130,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let Call { service, client, sequence, hash, acked_below, request } = call;
         match hosted.sessions.admit::<G>(client, sequence, hash, acked_below) {
             Ok(Admit::Execute) => {
-                hosted.queue.push_back(Waiting { client, sequence, hash, acked_below, request });
+                hosted.queue.push_back(Waiting { client, gateway, sequence, hash, acked_below, request });
                 self.pump(stay, now);
             }
             Ok(Admit::Replay(response)) => {

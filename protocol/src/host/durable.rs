@@ -405,8 +405,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     pub(super) fn log(&mut self, stay: Stay, done: Waiting, inputs: Vec<u8>) -> bool {
         let Some(hosted) = self.services.get_mut(&stay) else { return false };
         let Some(disk) = &mut hosted.disk else { return false };
-        let Some(gateway) = hosted.sessions.gateway_of(done.client) else { return false };
-        let Waiting { client, sequence, hash, acked_below, request } = done;
+        let Waiting { client, gateway, sequence, hash, acked_below, request } = done;
         let logged = Logged { client, gateway, sequence, hash, acked_below, request, inputs };
         disk.log_bytes += logged.cost();
         let (service, epoch) = stay;

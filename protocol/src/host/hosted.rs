@@ -125,6 +125,8 @@ impl LeaseClock {
 pub struct Waiting {
     /// Whose.
     pub client: ClientId,
+    /// Who speaks for the client.
+    pub gateway: HostId,
     /// Its number.
     pub sequence: u64,
     /// Its hash.

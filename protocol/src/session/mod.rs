@@ -326,11 +326,6 @@ impl Sessions {
         self.kept_bytes += cost - before.min(cost);
     }
 
-    /// Who speaks for `client`, if it has a session.
-    pub fn gateway_of(&self, client: ClientId) -> Option<HostId> {
-        self.open.get(&client).map(|session| session.gateway)
-    }
-
     /// Un-admits one request that did not run.
     pub fn forget(&mut self, client: ClientId, sequence: u64) {
         if let Some(session) = self.open.get_mut(&client) {
