@@ -74,7 +74,34 @@ pub struct RttView {
     pub here: bool,
 }
 
+/// How full a host's tables are: each has its bound in [`limits`](crate::limits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Services here, on their way here, and being registered.
+    pub services: usize,
+    /// Those on their way here.
+    pub arrivals: usize,
+    /// Requests that wait for the service for which most do.
+    pub waiting: usize,
+    /// Departures remembered.
+    pub departed: usize,
+    /// Ended migrations remembered.
+    pub finished: usize,
+}
+
 impl<S: Suite, G: Guards> Host<S, G> {
+    /// How full its tables are.
+    pub fn sizes(&self) -> Sizes {
+        let waiting = |hosted: &Hosted| hosted.queue.len() + hosted.held.len();
+        Sizes {
+            services: self.services.len() + self.arrivals.len() + self.registering.len(),
+            arrivals: self.arrivals.len(),
+            waiting: self.services.values().map(waiting).max().unwrap_or(0),
+            departed: self.departed.len(),
+            finished: self.finished.len(),
+        }
+    }
+
     /// The clouds whose adverts are live.
     pub fn clouds(&self, now: Now) -> Vec<CloudView> {
         self.adverts

@@ -10,6 +10,7 @@ use wayfare_protocol::{
     gateway::Ticket,
     host::{Entry, ImageId, hosted::Stay},
     ids::{Digest, Epoch, HostId, MigrationId, ServiceId},
+    limits::{DEPARTED_MAX, FINISHED_MAX, HALF_OPEN_MAX, QUEUED_REQUESTS_MAX, SERVICES_MAX},
     manifest::{Durability, Resources},
     migration::messages::{MigrateFrame, RegistryFrame},
     reject::Guards,
@@ -362,6 +363,9 @@ impl<G: Guards> World<G> {
         {
             self.check_gateway(node);
         }
+        if let Some(node) = touched {
+            self.check_sizes(node);
+        }
         let waiting = self.queue.len();
         if waiting > QUEUE_MAX {
             self.violate("queues keep their limits", || format!("{waiting} events are to come"));
@@ -369,6 +373,19 @@ impl<G: Guards> World<G> {
         for at in 0..self.check.services.len() {
             self.check_holder(at);
             self.check_single(at);
+        }
+    }
+
+    fn check_sizes(&mut self, node: usize) {
+        let Machine::Host(host) = &self.nodes[node].machine else { return };
+        let sizes = host.host.sizes();
+        let fits = sizes.services <= 2 * SERVICES_MAX
+            && sizes.arrivals <= HALF_OPEN_MAX
+            && sizes.waiting <= QUEUED_REQUESTS_MAX
+            && sizes.departed <= DEPARTED_MAX
+            && sizes.finished <= FINISHED_MAX + HALF_OPEN_MAX;
+        if !fits {
+            self.violate("queues keep their limits", || format!("{sizes:?}"));
         }
     }
 
