@@ -14,6 +14,9 @@ use crate::{
 /// How long it may take until a host has given a move up or got its service back.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(30);
 
+/// How often a scene is begun anew that another failure has spoilt.
+const TRIES: usize = 5;
+
 /// Where another process must die so that the scene comes about.
 fn kill(moment: Moment, name: &str) -> Point {
     Point { moment, name: name.to_owned(), action: Action::Kill }
@@ -133,9 +136,17 @@ impl Parties {
         death: Point,
     ) -> anyhow::Result<()> {
         world.arm(other, &death).await?;
-        world.arm(&self.victim, point).await?;
-        self.move_until(world, other).await?;
-        world.died(other).await
+        for _ in 0..TRIES {
+            world.arm(&self.victim, point).await?;
+            let early = |world: &World| world.has_fired(&self.victim) && !world.has_fired(other);
+            world.move_until(&self.source, &self.target, |world| world.has_fired(other) || early(world)).await?;
+            if !early(world) {
+                return world.died(other).await;
+            }
+            // A move that was given up before it came so far, because of an old advertisement say: once more.
+            world.recover(&self.victim, point.action).await?;
+        }
+        bail!("{other} does not get as far as its death")
     }
 
     async fn target_has_it(&self, world: &World) -> anyhow::Result<()> {
