@@ -281,6 +281,10 @@ impl Owner {
         // What the machine sees, it counts itself.
         let unseen = match RegistryFrame::from_bytes(bytes) {
             Ok(RegistryFrame::Found(found)) => return self.machine.handle_found(now(), registry, &found),
+            Ok(RegistryFrame::Refused(refused)) if refused.reason == Reject::NotEnrolled.name() => {
+                warn!("the registry does not know this gateway: make it join again, with a new token");
+                return Ok(());
+            }
             // It recovers: it is asked again.
             Ok(RegistryFrame::Refused(_)) => return Ok(()),
             Ok(_) => Reject::UnexpectedMessage,
