@@ -11,6 +11,8 @@ use wayfare_protocol::{
     wire::Frame,
 };
 
+#[path = "common/seeded.rs"]
+mod seeded;
 #[path = "handover/world.rs"]
 mod world;
 

@@ -14,10 +14,13 @@ use wayfare_protocol::{
     wire::Frame,
 };
 
+#[path = "common/seeded.rs"]
+mod seeded;
 #[path = "recovery/world.rs"]
 mod world;
 
-use world::{Loses, Message, SECOND, Seeded, W, World, is};
+use seeded::Seeded;
+use world::{Loses, Message, SECOND, W, World, is};
 
 /// Every guard but the suspension.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
