@@ -17,21 +17,19 @@ use crate::{clock, handle::Handle};
 pub(crate) async fn run(net: Net, bundle: TrustBundle, handle: Handle, mut events: mpsc::Receiver<NetEvent>) {
     while let Some(event) = events.recv().await {
         if let NetEvent::Gossip { id, bytes, .. } = event {
-            let verdict = judge(&bundle, &bytes);
-            if matches!(verdict, Verdict::Accept)
-                && let Ok(Gossip::Advert(advert)) = Gossip::from_bytes(&bytes)
-            {
+            let verified = verify(&bundle, &bytes);
+            net.judge(id, judge(&verified));
+            if let Ok(Gossip::Advert(advert)) = verified {
                 handle.heard(advert);
             }
-            net.judge(id, verdict);
         }
     }
 }
 
 /// What an honest relay may pass on late, or of another Registry's realm, is not held against it.
-fn judge(bundle: &TrustBundle, bytes: &[u8]) -> Verdict {
-    match verify(bundle, bytes) {
-        Ok(()) => Verdict::Accept,
+fn judge(verified: &Result<Gossip, Reject>) -> Verdict {
+    match verified {
+        Ok(_) => Verdict::Accept,
         Err(
             Reject::Expired
             | Reject::CertificateExpired
@@ -43,12 +41,14 @@ fn judge(bundle: &TrustBundle, bytes: &[u8]) -> Verdict {
     }
 }
 
-fn verify(bundle: &TrustBundle, bytes: &[u8]) -> Result<(), Reject> {
-    match Gossip::from_bytes(bytes)? {
-        Gossip::Advert(advert) => verify_advert::<Dalek, Strict>(&advert, bundle, clock::now().wall).map(|_| ()),
+fn verify(bundle: &TrustBundle, bytes: &[u8]) -> Result<Gossip, Reject> {
+    let gossip = Gossip::from_bytes(bytes)?;
+    match &gossip {
+        Gossip::Advert(advert) => verify_advert::<Dalek, Strict>(advert, bundle, clock::now().wall).map(|_| ()),
         Gossip::Placement(placement) => {
             let registry = placement.unverified()?.service.registry;
-            bundle.verify::<Dalek, Strict, _>(&placement, registry, Receiver::Anyone).map(|_| ())
+            bundle.verify::<Dalek, Strict, _>(placement, registry, Receiver::Anyone).map(|_| ())
         }
-    }
+    }?;
+    Ok(gossip)
 }
