@@ -1,5 +1,9 @@
 //! A small seeded generator for choices that a run must be able to repeat. Not for secrets.
 
+use std::convert::Infallible;
+
+use rand_core::{TryRng, utils};
+
 /// SplitMix64 (Steele, Lea and Flood, “Fast Splittable Pseudorandom Number Generators”, 2014).
 #[derive(Clone, Debug)]
 pub struct SplitMix64(u64);
@@ -29,6 +33,22 @@ impl SplitMix64 {
             let j = i + self.below(items.len() - i);
             items.swap(i, j);
         }
+    }
+}
+
+impl TryRng for SplitMix64 {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(self.next_u64() as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.next_u64())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        utils::fill_bytes_via_next_word(bytes, || self.try_next_u64())
     }
 }
 

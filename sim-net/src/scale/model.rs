@@ -43,29 +43,6 @@ const OFFER_BYTES: u64 = 36;
 const PING_US: u64 = 5_000_000;
 const START: Now = Now { mono: Instant(1_000_000), wall: Timestamp(1_800_000_000_000_000) };
 
-/// Machines draw from the run's generator.
-struct Draws(SplitMix64);
-
-impl rand_core::TryRng for Draws {
-    type Error = std::convert::Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-        Ok(self.0.next_u64() as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-        Ok(self.0.next_u64())
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
-        for chunk in bytes.chunks_mut(8) {
-            let word = self.0.next_u64().to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
 #[derive(Clone, Copy)]
 enum Event {
     /// The machine's own timer.
@@ -100,7 +77,7 @@ impl Published {
 struct World<'a> {
     matrix: &'a LatencyMatrix,
     topology: Topology,
-    rng: Draws,
+    rng: SplitMix64,
     bundle: TrustBundle,
     /// The relay has no machine here: place 0 stays empty.
     hosts: Vec<Option<Host>>,
@@ -139,7 +116,6 @@ impl<'a> World<'a> {
     fn new(nodes: usize, length: Duration, matrix: &'a LatencyMatrix, seed: u64) -> anyhow::Result<Self> {
         let mut rng = SplitMix64::new(seed);
         let topology = Topology::new(nodes, matrix, &mut rng);
-        let mut rng = Draws(rng);
         let anchor_secret = wayfare_protocol::suite::fresh_secret(&mut rng);
         let key = Dalek::public_key(&anchor_secret);
         let anchor = Anchor { id: registry_id(&key), key, addresses: Vec::new() };
@@ -171,10 +147,10 @@ impl<'a> World<'a> {
         for node in 1..=nodes {
             // Nodes start at different moments.
             if advertises(node) {
-                let at = world.rng.0.below(10_000_000) as u64;
+                let at = world.rng.below(10_000_000) as u64;
                 world.push(at, Event::Timer(node as u32));
             }
-            let at = world.rng.0.below(PING_US as usize) as u64;
+            let at = world.rng.below(PING_US as usize) as u64;
             world.push(at, Event::Ping(node as u32));
         }
         Ok(world)
@@ -250,11 +226,11 @@ impl<'a> World<'a> {
             }
         }
         self.bytes += u64::from(self.topology.offers[node] * OFFERED) * OFFER_BYTES;
-        let first_heartbeat = at + self.rng.0.below(HEARTBEAT_US as usize) as u64;
+        let first_heartbeat = at + self.rng.below(HEARTBEAT_US as usize) as u64;
         for index in 0..self.topology.lazy[node].len() {
             let peer = self.topology.lazy[node][index];
             let chance = self.topology.offer_chance[node];
-            let beat = (0..OFFERED).find(|_| (self.rng.0.below(1 << 20) as f64) < chance * f64::from(1 << 20));
+            let beat = (0..OFFERED).find(|_| (self.rng.below(1 << 20) as f64) < chance * f64::from(1 << 20));
             let (Some(beat), true) = (beat, peer as usize != from) else { continue };
             // Offer, request, copy.
             let way = 3 * self.topology.one_way_us(self.matrix, node, peer as usize);
@@ -296,8 +272,8 @@ impl<'a> World<'a> {
         let Some(other) = self.numbers.get(&target) else { return };
         let rtt = 2 * self.topology.one_way_us(self.matrix, node, *other);
         // Queues on the way: up to 5 %, now and then much more.
-        let jitter = self.rng.0.below(rtt as usize / 20 + 1) as u64;
-        let spike = if self.rng.0.below(50) == 0 { rtt } else { 0 };
+        let jitter = self.rng.below(rtt as usize / 20 + 1) as u64;
+        let spike = if self.rng.below(50) == 0 { rtt } else { 0 };
         if let Some(host) = self.hosts[node].as_mut() {
             host.record_rtt(now, target, Micros(rtt + jitter + spike));
         }
@@ -307,7 +283,7 @@ impl<'a> World<'a> {
     fn coordinate_error_pct(&mut self) -> f64 {
         let mut errors = Vec::new();
         for _ in 0..20_000 {
-            let (a, b) = (1 + self.rng.0.below(self.hosts.len() - 1), 1 + self.rng.0.below(self.hosts.len() - 1));
+            let (a, b) = (1 + self.rng.below(self.hosts.len() - 1), 1 + self.rng.below(self.hosts.len() - 1));
             let (Some(here), Some(there)) = (&self.hosts[a], &self.hosts[b]) else { continue };
             let real = 2 * self.topology.one_way_us(self.matrix, a, b);
             if a != b && real > 0 {
@@ -354,7 +330,7 @@ fn host(
     anchor: &Anchor,
     anchor_secret: &Secret,
     bundle: &TrustBundle,
-    rng: &mut Draws,
+    rng: &mut SplitMix64,
 ) -> anyhow::Result<Host> {
     let secret = wayfare_protocol::suite::fresh_secret(rng);
     let me = HostId(Dalek::public_key(&secret));

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use rand_core::{TryRng, utils};
+use rand_core::TryRng;
 
 use crate::rng::SplitMix64;
 
@@ -91,15 +91,15 @@ impl TryRng for Rng {
     type Error = Infallible;
 
     fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        Ok(self.next() as u32)
+        self.0.try_next_u32()
     }
 
     fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        Ok(self.next())
+        self.0.try_next_u64()
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        utils::fill_bytes_via_next_word(bytes, || self.try_next_u64())
+        self.0.try_fill_bytes(bytes)
     }
 }
 
