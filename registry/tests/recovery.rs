@@ -9,16 +9,19 @@ use tokio_util::sync::CancellationToken;
 use wayfare_net::{DirectConnector, FrameReader, FrameWriter, Net, NetConfig, Protocol, Stream};
 use wayfare_protocol::{
     ids::{Digest, HostId, Nonce, OwnerKey, PlacementKey},
-    limits::{FRAME_BYTES_MAX, RECOVERY_WINDOW},
+    limits::{FRAME_BYTES_MAX, LEASE, recovery_window},
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::messages::*,
     suite::{Dalek, Secret, Suite as _},
+    time::Micros,
     trust::{Anchor, Certificate, JoinToken, Message, Receiver, Role, Signed},
     wire::Frame as _,
 };
 use wayfare_registry::{RunningRegistry, StateDir, run};
 
 const KEY: [u8; 32] = [3; 32];
+/// The shortest lease there is: its window can be waited for.
+const SHORT: Micros = Micros::from_secs(2);
 
 struct Home {
     secret: Secret,
@@ -77,7 +80,7 @@ impl Home {
             code: Digest([7; 32]),
             tos: ServiceType::Request,
             required: Resources { cpu_millicores: 1, memory_bytes: 1 << 20, storage_bytes: 0, bandwidth_bps: 0 },
-            max_rtt: wayfare_protocol::time::Micros::ZERO,
+            max_rtt: Micros::ZERO,
             baseline: None,
             allowed_clouds: vec![],
             allowed_regions: vec![],
@@ -133,10 +136,15 @@ struct Restored {
 
 /// A service is registered after the backup (`false`), or before it; the backup is restored; the home renews, and has been
 /// asked what it has.
-async fn restored(known: bool) -> Restored {
+async fn restored(known: bool, lease: Micros) -> Restored {
     let root = tempfile::tempdir().unwrap();
     let state = StateDir::new(root.path().join("state"));
     state.init("test", "/ip4/127.0.0.1/tcp/0").unwrap();
+    let file = state.path().join("registry.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (before, after) = ("lease_s = 30\n", format!("lease_s = {}\n", lease.0 / 1_000_000));
+    assert!(text.contains(before));
+    std::fs::write(&file, text.replace(before, &after)).unwrap();
     let backup = root.path().join("backup");
     let backup = backup.to_str().unwrap();
     let registry = start(&state).await;
@@ -169,7 +177,7 @@ async fn restored(known: bool) -> Restored {
 
 #[tokio::test]
 async fn nothing_is_decided_before_the_hosts_are_heard_and_the_window_is_over() {
-    let Restored { registry, mut home, placement, shown, .. } = restored(true).await;
+    let Restored { registry, mut home, placement, shown, .. } = restored(true, LEASE).await;
     // What is known is told, as old as it is.
     let found = home.ask(RegistryFrame::Lookup(Lookup::Name("kv".to_owned()))).await;
     let RegistryFrame::Found(Found { service: Some((told, _)), .. }) = found else { panic!("{found:?}") };
@@ -188,7 +196,7 @@ async fn nothing_is_decided_before_the_hosts_are_heard_and_the_window_is_over() 
 
 #[tokio::test]
 async fn who_enrolled_and_what_was_registered_after_the_backup_is_learnt() {
-    let Restored { registry, mut home, placement, shown, .. } = restored(false).await;
+    let Restored { registry, mut home, placement, shown, .. } = restored(false, LEASE).await;
     let RegistryFrame::Refused(refused) = home.ask(RegistryFrame::Lookup(Lookup::Name("kv".to_owned()))).await else {
         panic!("it cannot know");
     };
@@ -201,11 +209,10 @@ async fn who_enrolled_and_what_was_registered_after_the_backup_is_learnt() {
 }
 
 #[tokio::test]
-#[ignore = "takes the 38 seconds of the window"]
 async fn after_the_window_leases_are_given_again() {
-    let Restored { _root, state, registry, mut home, placement, shown } = restored(true).await;
+    let Restored { _root, state, registry, mut home, placement, shown } = restored(true, SHORT).await;
     home.writer.send(&RegistryFrame::Shown(shown).to_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_micros(RECOVERY_WINDOW.0)).await;
+    tokio::time::sleep(Duration::from_micros(recovery_window(SHORT).0)).await;
     assert_eq!(registry.handle().placements().await.unwrap()[0].state, "placed");
     assert!(matches!(home.ask(home.renew(&placement, 3)).await, RegistryFrame::Granted(_)));
     stop(registry).await;
