@@ -23,6 +23,7 @@ use wayfare_protocol::{
     time::Micros,
     trust::{Certificate, Role, Signed, TrustBundle},
 };
+use wayfare_telemetry::MetricsSettings;
 
 mod template;
 
@@ -86,6 +87,8 @@ pub struct Config {
     pub migration: MigrationSettings,
     /// What it carries (gateway).
     pub gateway: GatewaySettings,
+    /// Who may read its metrics, and where.
+    pub metrics: MetricsSettings,
 }
 
 /// `[node]`.

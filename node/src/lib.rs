@@ -18,6 +18,7 @@ pub mod host;
 pub mod journal;
 mod logging;
 mod mesh;
+mod metrics;
 pub mod node;
 pub mod runtime;
 pub mod shutdown;

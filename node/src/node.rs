@@ -3,7 +3,7 @@
 //! [`start`] serves the `wayfare` binary and programs that run many nodes in one process alike: everything comes in as a
 //! value. [`NodeOptions::from_dir`] reads the values from a state directory, [`NodeOptions::joining`] makes a new node's.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,6 +20,7 @@ use wayfare_protocol::{
     suite::{Dalek, Secret, fresh_secret},
     trust::{Certificate, JoinToken, Role, Signed, TrustBundle, Verified},
 };
+use wayfare_telemetry::Endpoint;
 
 use crate::{
     api::{self, ApiParts},
@@ -28,6 +29,7 @@ use crate::{
     enrol::Candidate,
     gateway::{self, GatewayHandle, GatewayParts},
     host::{self, HostHandle, HostParts},
+    metrics,
     runtime::{Driver, wasm::WasmDriver},
     shutdown,
     state::{DirLock, Membership, StateDir, StateError},
@@ -124,6 +126,8 @@ pub struct RunningNode {
     pub certificate: Verified<Certificate>,
     /// That Registry.
     pub registry: RegistryId,
+    /// Where its metrics are served, if anywhere: the real port.
+    pub metrics: Option<SocketAddr>,
     advertised: Vec<String>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
@@ -168,9 +172,17 @@ pub async fn start(
 ) -> Result<RunningNode, NodeError> {
     options.config.check(&options.dir.config_file())?;
     let shutdown = shutdown.child_token();
+    let endpoint = match options.config.metrics.listen {
+        Some(address) => Some(Endpoint::bind(address).await?),
+        None => None,
+    };
     let (net, events) = join_mesh(&options, connector, shutdown.clone()).await?;
     let tracker = TaskTracker::new();
-    let started = bring_up(options, net.clone(), events, &tracker, &shutdown).await;
+    let mut started = bring_up(options, net.clone(), events, &tracker, &shutdown).await;
+    if let (Ok(node), Some(endpoint)) = (&mut started, endpoint) {
+        node.metrics = Some(endpoint.address());
+        metrics::serve(endpoint, node, &tracker, shutdown.clone());
+    }
     if started.is_err() {
         shutdown.cancel();
         shutdown::finish(&tracker).await;
@@ -226,6 +238,7 @@ async fn bring_up(
         net,
         certificate,
         registry,
+        metrics: None,
         advertised: options.config.node.advertise.clone(),
         tracker: tracker.clone(),
         shutdown: shutdown.clone(),

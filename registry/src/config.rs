@@ -17,6 +17,7 @@ use wayfare_protocol::{
     time::Micros,
     trust::{Anchor, certificate::registry_id},
 };
+use wayfare_telemetry::MetricsSettings;
 
 use crate::clock;
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub store: StoreChoice,
     /// The control socket; `None`: no control API.
     pub socket: Option<PathBuf>,
+    /// Who may read its metrics, and where.
+    pub metrics: MetricsSettings,
     /// The trust bundle to keep up to date with the addresses; `None`: none.
     pub trust: Option<PathBuf>,
 }
@@ -127,6 +130,8 @@ struct FileConfig {
     certificate_days: u32,
     #[serde(default = "default_lease_s")]
     lease_s: u64,
+    #[serde(default)]
+    metrics: MetricsSettings,
 }
 
 const fn default_lease_s() -> u64 {
@@ -194,7 +199,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`ConfigError::AlreadyInitialised`] or [`ConfigError::Write`].
-    pub fn init(&self, name: &str, listen: &str) -> Result<Anchor, ConfigError> {
+    pub fn init(&self, name: &str, listen: &str, metrics: MetricsSettings) -> Result<Anchor, ConfigError> {
         if self.key().exists() || self.config().exists() {
             return Err(ConfigError::AlreadyInitialised { dir: self.0.clone() });
         }
@@ -203,7 +208,7 @@ impl StateDir {
         made.map_err(|source| ConfigError::Write { path: self.0.clone(), source })?;
         let secret = fresh_secret(&mut clock::entropy());
         write_new(&self.key(), 0o600, &format!("{}\n", HEXLOWER.encode(secret.expose())))?;
-        write_new(&self.config(), 0o644, &config_text(name, listen))?;
+        write_new(&self.config(), 0o644, &config_text(name, listen, &metrics))?;
         // Without a fixed port the addresses are known only when it runs; `run` completes the bundle.
         let known = !listen.contains("/tcp/0") && !listen.contains("/ip4/0.0.0.0") && !listen.contains("/ip6/::/");
         let key = Dalek::public_key(&secret);
@@ -257,6 +262,7 @@ impl StateDir {
             lease,
             store: StoreChoice::Redb(self.store()),
             socket: Some(socket),
+            metrics: file.metrics,
             trust: Some(self.trust()),
         })
     }
@@ -302,6 +308,7 @@ impl Config {
             lease: LEASE,
             store: StoreChoice::Memory(crate::store::MemoryStore::default()),
             socket: None,
+            metrics: MetricsSettings::default(),
             trust: None,
         }
     }
@@ -312,7 +319,7 @@ fn check_name(name: &str) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("`name` must have 1 to {TEXT_BYTES_MAX} characters")) }
 }
 
-fn config_text(name: &str, listen: &str) -> String {
+fn config_text(name: &str, listen: &str, metrics: &MetricsSettings) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     format!(
         "\
@@ -335,11 +342,17 @@ certificate_days = {days}
 # given elsewhere sooner. Longer: services outlast a longer absence of the registry. Before it is made shorter, stop the
 # registry for as long as the old lease, so that no holder of a longer one is left.
 lease_s = {lease}
+
+[metrics]
+# Where Prometheus, or anybody, may read this registry's metrics by HTTP: \"127.0.0.1:9464\", say, for /metrics and /healthz.
+# They name no service and no cloud, but say how much is going on. \"\": nowhere.
+listen = \"{metrics}\"
 ",
         name = quoted(name),
         listen = quoted(listen),
         days = default_certificate_days(),
         lease = default_lease_s(),
+        metrics = metrics.listen_text(),
     )
 }
 
@@ -375,7 +388,7 @@ mod tests {
     fn initialised() -> (tempfile::TempDir, StateDir, Anchor) {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path().join("state"));
-        let anchor = state.init("the \"registry\"", LISTEN).unwrap();
+        let anchor = state.init("the \"registry\"", LISTEN, MetricsSettings::default()).unwrap();
         (dir, state, anchor)
     }
 
@@ -390,7 +403,10 @@ mod tests {
         let trust: TrustFile = serde_json::from_str(&fs::read_to_string(state.trust()).unwrap()).unwrap();
         assert_eq!(trust.registries[0].key, anchor.host().to_string());
         assert_eq!(trust.registries[0].addresses, [LISTEN]);
-        assert!(matches!(state.init("again", LISTEN), Err(ConfigError::AlreadyInitialised { .. })));
+        assert!(matches!(
+            state.init("again", LISTEN, MetricsSettings::default()),
+            Err(ConfigError::AlreadyInitialised { .. })
+        ));
     }
 
     #[test]
@@ -404,7 +420,8 @@ mod tests {
             assert!(error.to_string().contains(hint), "{error}");
             fs::write(state.config(), &text).unwrap();
         };
-        refuse(&format!("{text}\nlisten_on = 3\n"), "listen_on");
+        refuse(&format!("listen_on = 3\n{text}"), "listen_on");
+        refuse(&text.replace("listen = \"\"", "listen = \"9464\""), "127.0.0.1:9464");
         refuse("name = 3", "name");
         refuse("name =", "line 1");
         refuse(&text.replace(&format!("\"{LISTEN}\""), ""), "`listen` needs");
@@ -428,7 +445,7 @@ mod tests {
         assert!(matches!(state.load(), Err(ConfigError::Unreadable { .. })));
 
         let long = StateDir::new(dir.path().join("d".repeat(120)));
-        long.init("n", LISTEN).unwrap();
+        long.init("n", LISTEN, MetricsSettings::default()).unwrap();
         assert!(long.load().unwrap_err().to_string().contains("shorter"));
     }
 }

@@ -3,7 +3,11 @@
 //! Frames and commands go into the machine one by one; its effects are carried out in order. The thread commits all
 //! batches that have come meanwhile in one go, so that many requests share a sync.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,6 +25,7 @@ use wayfare_protocol::{
 use crate::{
     clock,
     handle::{Answer, Command, Machine},
+    metrics::RegistryMetrics,
     store::{Store, StoreError},
 };
 
@@ -51,7 +56,9 @@ impl StoreThread {
         mut store: Box<dyn Store>,
         tracker: &TaskTracker,
         failure: oneshot::Sender<StoreError>,
+        metrics: &RegistryMetrics,
     ) -> Self {
+        let (commits, written) = metrics.committed();
         let (batches, mut queue) = mpsc::channel::<(u64, Vec<StoreOp>)>(BATCHES_MAX);
         let (sender, progress) = watch::channel(Progress::Synced(0));
         tracker.spawn_blocking(move || {
@@ -61,12 +68,15 @@ impl StoreThread {
                     last = seq;
                     changes.append(&mut batch);
                 }
+                let began = Instant::now();
                 if let Err(error) = store.commit(&changes) {
                     // Whoever started the registry may not care why it stopped.
                     let _ = failure.send(error);
                     sender.send_replace(Progress::Failed);
                     return;
                 }
+                commits.observe(began.elapsed());
+                written.inc_by(changes.len() as u64);
                 sender.send_replace(Progress::Synced(last));
             }
         });
@@ -82,14 +92,21 @@ pub(crate) struct Driver {
     /// Answers to commands, each with the batch that it waits for.
     waiting: VecDeque<(u64, Answer)>,
     watched: Watched,
+    metrics: Arc<RegistryMetrics>,
 }
 
 /// The store has failed: nothing can be promised any more.
 struct StoreLost;
 
 impl Driver {
-    pub(crate) fn new(machine: Machine, pool: Pool, store: StoreThread, watched: Watched) -> Self {
-        Self { machine, pool, store, waiting: VecDeque::new(), watched }
+    pub(crate) fn new(
+        machine: Machine,
+        pool: Pool,
+        store: StoreThread,
+        watched: Watched,
+        metrics: Arc<RegistryMetrics>,
+    ) -> Self {
+        Self { machine, pool, store, waiting: VecDeque::new(), watched, metrics }
     }
 
     /// Runs until `shutdown`, or until the store fails; then cancels `shutdown`, so that everything else stops too.
@@ -128,6 +145,7 @@ impl Driver {
                 Ok(()) => self.carry_out().await,
                 lost => lost,
             };
+            self.metrics.set_streams(self.pool.streams());
             if result.is_err() {
                 tracing::error!("the store failed: the registry stops");
                 shutdown.cancel();
@@ -201,6 +219,7 @@ impl Driver {
                     self.store.batches.send((seq, batch)).await.map_err(|_| StoreLost)?;
                 }
                 Effect::Reply { to, frame } => {
+                    self.metrics.sent(&frame);
                     debug!(peer = %to, message = frame.name(), "answered");
                     self.watched.send(name(&frame), || self.pool.send(to, &[], frame.to_bytes().into()));
                 }
@@ -210,6 +229,7 @@ impl Driver {
                 }
                 Effect::Event(event) => {
                     self.watched.written(event.name());
+                    self.metrics.event(&event);
                     log(&event);
                     if matches!(event, Event::WindowOver { .. } | Event::Resumed { .. }) {
                         self.report_recovery();
@@ -362,7 +382,7 @@ mod tests {
         let (store, commits, mut inner) = slow(u64::MAX);
         let tracker = TaskTracker::new();
         let (failure, _) = oneshot::channel();
-        let mut thread = StoreThread::start(store, &tracker, failure);
+        let mut thread = StoreThread::start(store, &tracker, failure, &RegistryMetrics::default());
         for n in 1..=50 {
             thread.batches.send(batch(n)).await.unwrap();
         }
@@ -381,7 +401,7 @@ mod tests {
         let (store, _, mut inner) = slow(2);
         let tracker = TaskTracker::new();
         let (failure, failed) = oneshot::channel();
-        let mut thread = StoreThread::start(store, &tracker, failure);
+        let mut thread = StoreThread::start(store, &tracker, failure, &RegistryMetrics::default());
         thread.batches.send(batch(1)).await.unwrap();
         thread.progress.wait_for(|progress| matches!(progress, Progress::Synced(1))).await.unwrap();
         thread.batches.send(batch(2)).await.unwrap();

@@ -59,7 +59,7 @@ impl Handle {
         let _ = self.commands.try_send(command);
     }
 
-    async fn call<T: Send + 'static>(
+    pub(crate) async fn call<T: Send + 'static>(
         &self,
         command: impl FnOnce(&mut Machine, Now) -> T + Send + 'static,
     ) -> Result<T, HandleError> {

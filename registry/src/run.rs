@@ -1,6 +1,6 @@
 //! Starts a Registry in this process.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -11,12 +11,14 @@ use wayfare_protocol::{
     suite::Dalek,
     trust::{Anchor, TrustBundle},
 };
+use wayfare_telemetry::{Endpoint, ListenError};
 
 use crate::{
     api, clock,
     config::{Config, ConfigError, StoreChoice, write_trust},
     driver::{Driver, StoreThread},
     handle::{COMMANDS_MAX, Handle, Machine},
+    metrics::{self, RegistryMetrics},
     relay,
     store::{RedbStore, Store, StoreError},
 };
@@ -42,6 +44,9 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
+    /// The port for metrics cannot be had.
+    #[error(transparent)]
+    Metrics(#[from] ListenError),
     /// The trust bundle cannot be written.
     #[error(transparent)]
     Trust(#[from] ConfigError),
@@ -52,6 +57,7 @@ pub enum RunError {
 pub struct RunningRegistry {
     handle: Handle,
     anchor: Anchor,
+    metrics: Option<SocketAddr>,
     net: Net,
     shutdown: CancellationToken,
     tracker: TaskTracker,
@@ -101,6 +107,10 @@ async fn start(
         lease: config.lease,
         ..RegistryConfig::new::<Dalek>(config.secret.clone(), Vec::new())
     };
+    let endpoint = match config.metrics.listen {
+        Some(address) => Some(Endpoint::bind(address).await?),
+        None => None,
+    };
     let (store, mut machine) = open(config.store, registry).await?;
     let net_config = NetConfig {
         seed: *config.secret.expose(),
@@ -131,11 +141,16 @@ async fn start(
         tracker.spawn(api::serve(listener, path, handle.clone(), status, shutdown.clone()));
     }
     let (failure_sender, failure) = oneshot::channel();
-    let store = StoreThread::start(store, &tracker, failure_sender);
-    let driver = Driver::new(machine, pool, store, watched);
+    let counted = Arc::new(RegistryMetrics::default());
+    let store = StoreThread::start(store, &tracker, failure_sender, &counted);
+    let driver = Driver::new(machine, pool, store, watched, Arc::clone(&counted));
     tracker.spawn(driver.run(incoming, events, command_queue, shutdown.clone()));
+    let metrics = endpoint.as_ref().map(Endpoint::address);
+    if let Some(endpoint) = endpoint {
+        metrics::serve(endpoint, counted, handle.clone(), net.clone(), &tracker, shutdown.clone());
+    }
     tracker.close();
-    Ok(RunningRegistry { handle, anchor, net, shutdown, tracker, failure })
+    Ok(RunningRegistry { handle, anchor, metrics, net, shutdown, tracker, failure })
 }
 
 /// Opening and checking a store takes as long as its disk does: not on a thread that others wait for.
@@ -155,6 +170,11 @@ impl RunningRegistry {
     /// Where it can be reached: multiaddrs with real ports.
     pub fn addresses(&self) -> &[String] {
         &self.anchor.addresses
+    }
+
+    /// Where its metrics are served, if anywhere: the real port.
+    pub const fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// What nodes need in order to trust and to reach it.

@@ -145,15 +145,10 @@ impl Mesh {
             Records::Disk => StoreChoice::Redb(dir.path().join("registry.redb")),
         };
         let config = wayfare_registry::Config {
-            secret: fresh_secret(&mut rng),
-            name: "registry".to_owned(),
-            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
-            announce: Vec::new(),
             certificate_lifetime: Micros::from_secs(24 * 3600),
             lease: LEASE,
             store,
-            socket: None,
-            trust: None,
+            ..wayfare_registry::Config::in_process(fresh_secret(&mut rng))
         };
         let connector = connector(emulator.as_ref(), at);
         let registry = wayfare_registry::run(config, connector, shutdown.clone()).await?;

@@ -119,6 +119,11 @@ impl Pool {
         (pool, queue)
     }
 
+    /// Streams that are open, or being opened.
+    pub fn streams(&self) -> usize {
+        self.links.values().map(Vec::len).sum()
+    }
+
     /// From now on, a stream that a peer opens may bring one frame of at most `cap` bytes, and is not read any further
     /// until the owner knows who it is: see [`raise_cap`](Self::raise_cap).
     pub fn set_first_cap(&mut self, cap: usize) {

@@ -53,7 +53,7 @@ Examples:
   RUST_LOG=wayfare_node=debug wayfare run --dir fjord --role cloud
 
 At its first run the node joins: it waits for the registry for as long as it takes. Logs go to stderr; one line on stdout
-says when the node is up (with --json: {name, role, host, addresses, api, gateway}).")]
+says when the node is up (with --json: {name, role, host, addresses, api, gateway, metrics}).")]
     Run(Run),
     /// Start a service on this node
     #[command(after_help = "\
@@ -140,6 +140,9 @@ pub(super) struct Init {
     /// A gateway's service and its HTTP port, as kv=127.0.0.1:8080
     #[arg(long = "service", value_name = "NAME=ADDRESS", value_parser = carried)]
     pub(super) services: Vec<(String, SocketAddr)>,
+    /// Where its metrics may be read by HTTP, as 127.0.0.1:9464 [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) metrics: Option<SocketAddr>,
     /// Thousandths of a core that services may take [default: all]
     #[arg(long, value_name = "MILLICORES")]
     pub(super) cpu: Option<u32>,

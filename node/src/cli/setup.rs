@@ -82,6 +82,7 @@ fn configuration(args: &args::Init, role: Role) -> Config {
     config.placement.policy = args.policy.unwrap_or(config.placement.policy);
     let service = |(name, listen): &(String, _)| CarriedService { name: name.clone(), listen: *listen };
     config.gateway.services = args.services.iter().map(service).collect();
+    config.metrics.listen = args.metrics;
     config
 }
 
@@ -101,7 +102,7 @@ fn this_machine() -> CapacitySettings {
     capacity
 }
 
-/// `{name, role, host, addresses, api, gateway: [{service, listen}]}`.
+/// `{name, role, host, addresses, api, gateway: [{service, listen}], metrics}`.
 #[derive(Serialize)]
 struct Up {
     name: String,
@@ -110,6 +111,8 @@ struct Up {
     addresses: Vec<String>,
     api: String,
     gateway: Vec<Carried>,
+    /// HOST:PORT, or null.
+    metrics: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -163,6 +166,7 @@ fn announce(context: &Context, node: &RunningNode) -> Result<(), Failure> {
         gateway: carried
             .map(|(service, listen)| Carried { service: lookup_name(service), listen: listen.to_string() })
             .collect(),
+        metrics: node.metrics.map(|address| address.to_string()),
     };
     if context.json {
         let line = serde_json::to_string(&up).map_err(|error| Failure::other(error.to_string()))?;
@@ -172,6 +176,7 @@ fn announce(context: &Context, node: &RunningNode) -> Result<(), Failure> {
     up.addresses.iter().for_each(|address| text.push_str(&format!("  listens on {address}\n")));
     let ports = up.gateway.iter().map(|carried| format!("  `{}` on http://{}\n", carried.service, carried.listen));
     ports.for_each(|line| text.push_str(&line));
+    up.metrics.iter().for_each(|address| text.push_str(&format!("  metrics on http://{address}/metrics\n")));
     out(&text)
 }
 

@@ -46,7 +46,18 @@ pub(crate) fn template(config: &Config, role: Role) -> String {
         Role::Cloud | Role::Home => host_tables(config),
         Role::Gateway => gateway_table(config),
     };
-    mesh + &rest
+    mesh + &rest + &metrics_table(config)
+}
+
+fn metrics_table(config: &Config) -> String {
+    format!(
+        "\n\
+         [metrics]\n\
+         # Where Prometheus, or anybody, may read this node's metrics by HTTP: \"127.0.0.1:9464\", say, for /metrics and /healthz.\n\
+         # They name no service and no cloud, but say how much is going on. \"\": nowhere. Default: \"\"\n\
+         listen = \"{listen}\"\n",
+        listen = config.metrics.listen_text(),
+    )
 }
 
 fn host_tables(config: &Config) -> String {
@@ -124,6 +135,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use wayfare_telemetry::MetricsSettings;
+
     use crate::config::{CapacitySettings, MeshSettings};
 
     #[test]
@@ -136,6 +149,7 @@ mod tests {
                 ..MeshSettings::default()
             },
             capacity: CapacitySettings { memory_mib: 77, ..CapacitySettings::default() },
+            metrics: MetricsSettings { listen: Some("[::1]:0".parse().unwrap()) },
             ..Config::default()
         };
         let read = |config: &Config, role| Config::parse(Path::new("node.toml"), &template(config, role)).unwrap();

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use wayfare_protocol::{limits::REQUEST_BYTES_MAX, migration::messages::Lookup};
 
 use super::{Answer, Command, http};
+use crate::metrics::gateway::{GatewayMetrics, Outcome};
 
 /// Connections of clients to one port. More wait to be accepted.
 const CONNECTIONS_MAX: usize = 4096;
@@ -43,13 +44,14 @@ pub(super) struct Ingress {
     commands: mpsc::Sender<Command>,
     /// [`BODIES_BYTES_MAX`], in units.
     bodies: Arc<Semaphore>,
+    metrics: Arc<GatewayMetrics>,
     body_timeout: Duration,
 }
 
 impl Ingress {
-    pub(super) fn new(service: Lookup, commands: mpsc::Sender<Command>) -> Self {
+    pub(super) fn new(service: Lookup, commands: mpsc::Sender<Command>, metrics: Arc<GatewayMetrics>) -> Self {
         let bodies = Arc::new(Semaphore::new(BODIES_BYTES_MAX / UNIT_BYTES));
-        Self { service, commands, bodies, body_timeout: BODY_TIMEOUT }
+        Self { service, commands, bodies, metrics, body_timeout: BODY_TIMEOUT }
     }
 
     /// Accepts clients until shutdown; then the connections finish the request they are at.
@@ -82,6 +84,8 @@ impl Ingress {
     async fn connection(self, stream: TcpStream, shutdown: CancellationToken) {
         // Responses are small and awaited: never held back for more.
         let _ = stream.set_nodelay(true);
+        let metrics = Arc::clone(&self.metrics);
+        let _connected = metrics.connection();
         let service = service_fn(move |request| {
             let ingress = self.clone();
             async move { Ok::<_, Infallible>(ingress.handle(request).await) }
@@ -109,35 +113,47 @@ impl Ingress {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Display,
     {
+        let counted = self.metrics.request();
+        let (outcome, response) = self.respond(request).await;
+        counted.ended(outcome, response.status());
+        response
+    }
+
+    async fn respond<B>(&self, request: Request<B>) -> (Outcome, Response<Full<Bytes>>)
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Display,
+    {
+        let refused = |response| (Outcome::Refused, response);
         let (head, body) = request.into_parts();
         if head.headers.contains_key(UPGRADE) || head.method == Method::CONNECT {
             let text = "connections of their own (CONNECT, Upgrade, WebSocket) are not carried: a service is called with one request at a time";
-            return http::plain(StatusCode::NOT_IMPLEMENTED, text);
+            return refused(http::plain(StatusCode::NOT_IMPLEMENTED, text));
         }
         let key = match http::idempotency_key(&head.headers) {
             Ok(key) => key,
-            Err(text) => return http::plain(StatusCode::BAD_REQUEST, text),
+            Err(text) => return refused(http::plain(StatusCode::BAD_REQUEST, text)),
         };
         let (body, room) = match tokio::time::timeout(self.body_timeout, collect(body, &self.bodies)).await {
             Ok(Ok(collected)) => collected,
-            Ok(Err(error)) => return error.response(),
-            Err(_) => return http::plain(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+            Ok(Err(error)) => return refused(error.response()),
+            Err(_) => return refused(http::plain(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
         };
         let request = http::request_bytes(&head.method, &head.uri, &head.headers, &body);
         drop(body);
         let (reply, answer) = oneshot::channel();
         let command = Command::Request { service: self.service.clone(), request, key, reply, room };
         if self.commands.send(command).await.is_err() {
-            return http::plain(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping");
+            return (Outcome::Failed, http::plain(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"));
         }
         match answer.await {
-            Ok(Answer::Response(bytes)) => http::response(bytes),
-            Ok(Answer::Failed(failure)) => refusal(failure.status(), &failure.to_string()),
-            Ok(Answer::Refused(refuse)) => refusal(refuse.status(), &refuse.to_string()),
+            Ok(Answer::Response(bytes)) => (Outcome::Answered, http::response(bytes)),
+            Ok(Answer::Failed(failure)) => (Outcome::of(&failure), refusal(failure.status(), &failure.to_string())),
+            Ok(Answer::Refused(refuse)) => refused(refusal(refuse.status(), &refuse.to_string())),
             Err(_) => {
                 let text = "the gateway is stopping: whether the request was executed is not known, unless it is sent again \
                             under the same Idempotency-Key";
-                http::plain(StatusCode::SERVICE_UNAVAILABLE, text)
+                (Outcome::Failed, http::plain(StatusCode::SERVICE_UNAVAILABLE, text))
             }
         }
     }
@@ -218,6 +234,12 @@ mod tests {
     use wayfare_protocol::gateway::Refuse;
 
     use super::*;
+    use crate::journal::JournalMetrics;
+
+    fn ingress(commands: mpsc::Sender<Command>) -> Ingress {
+        let metrics = Arc::new(GatewayMetrics::new(JournalMetrics::default()));
+        Ingress::new(Lookup::Name("s".to_owned()), commands, metrics)
+    }
 
     fn chunks(chunks: &[usize]) -> impl Body<Data = Bytes, Error = Infallible> + Unpin + use<> {
         let chunks: Vec<_> = chunks.iter().map(|len| Ok(Frame::data(Bytes::from(vec![7; *len])))).collect();
@@ -257,7 +279,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_full_of_bodies_refuses_the_next_and_takes_one_after_an_answer() {
         let (commands, mut queue) = mpsc::channel(8);
-        let mut ingress = Ingress::new(Lookup::Name("s".to_owned()), commands);
+        let mut ingress = ingress(commands);
         ingress.bodies = Arc::new(Semaphore::new(1));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -291,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_goes_along_with_its_request_and_what_is_none_goes_nowhere() {
         let (commands, mut queue) = mpsc::channel(8);
-        let ingress = Ingress::new(Lookup::Name("s".to_owned()), commands);
+        let ingress = ingress(commands);
         let request = |key| {
             let request = Request::post("/pay").header("Idempotency-Key", key);
             request.body(Full::new(Bytes::from_static(b"1"))).unwrap()
@@ -310,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_does_not_come_is_given_up() {
         let (commands, _queue) = mpsc::channel(8);
-        let mut ingress = Ingress::new(Lookup::Name("s".to_owned()), commands);
+        let mut ingress = ingress(commands);
         ingress.body_timeout = Duration::from_millis(20);
         let body = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
         let response = ingress.handle(Request::new(body)).await;

@@ -12,14 +12,17 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
-    gateway::{Failure, Gateway, GatewayConfig, IdempotencyKey, Refuse},
+    gateway::{Failure, Gateway, GatewayConfig, IdempotencyKey, Refuse, figures::Figures},
     migration::messages::Lookup,
-    reject::Strict,
+    reject::{RejectCounters, Strict},
     suite::Dalek,
     time::Now,
 };
 
-use crate::journal::{Journal, JournalError, JournalWriter};
+use crate::{
+    journal::{Journal, JournalError, JournalWriter},
+    metrics::gateway::GatewayMetrics,
+};
 
 mod http;
 mod ingress;
@@ -112,6 +115,17 @@ enum Command {
         room: OwnedSemaphorePermit,
     },
     With(Query),
+    Numbers {
+        reply: oneshot::Sender<Numbers>,
+    },
+}
+
+/// A gateway's numbers at one moment, for its metrics.
+pub(crate) struct Numbers {
+    pub(crate) figures: Figures,
+    pub(crate) rejects: RejectCounters,
+    /// Streams of each pool: request, registry.
+    pub(crate) streams: [usize; 2],
 }
 
 /// A cheap handle to a running gateway.
@@ -119,6 +133,7 @@ enum Command {
 pub struct GatewayHandle {
     commands: mpsc::Sender<Command>,
     listening: Vec<(Lookup, SocketAddr)>,
+    metrics: Arc<GatewayMetrics>,
 }
 
 impl std::fmt::Debug for GatewayHandle {
@@ -139,6 +154,17 @@ impl GatewayHandle {
             let _ = reply.send(query(gateway, now));
         });
         self.commands.send(Command::With(query)).await.ok()?;
+        answer.await.ok()
+    }
+
+    pub(crate) fn metrics(&self) -> &GatewayMetrics {
+        &self.metrics
+    }
+
+    /// `None` if the node is stopping.
+    pub(crate) async fn numbers(&self) -> Option<Numbers> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Numbers { reply }).await.ok()?;
         answer.await.ok()
     }
 
@@ -182,12 +208,14 @@ pub async fn start(
         listeners.push((service.clone(), bound, listener));
     }
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+    let metrics = Arc::new(GatewayMetrics::new(journal.metrics().clone()));
     let listening = listeners.iter().map(|(service, bound, _)| (service.clone(), *bound)).collect();
-    let owner = owner::Owner::new(parts, journal, last_seq, &entries, tracker.clone(), shutdown.clone())?;
+    let kept = owner::Kept { journal, last_seq, entries, metrics: Arc::clone(&metrics) };
+    let owner = owner::Owner::new(parts, kept, tracker.clone(), shutdown.clone())?;
     tracker.spawn(owner.run(queue));
     for (service, _, listener) in listeners {
-        let ingress = ingress::Ingress::new(service, commands.clone());
+        let ingress = ingress::Ingress::new(service, commands.clone(), Arc::clone(&metrics));
         tracker.spawn(ingress.serve(listener, tracker.clone(), shutdown.clone()));
     }
-    Ok(GatewayHandle { commands, listening })
+    Ok(GatewayHandle { commands, listening, metrics })
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,17 +25,27 @@ use wayfare_protocol::{
     wire::{self, Frame},
 };
 
-use super::{Answer, Command, GatewayError, GatewayParts, Machine, name};
+use super::{Answer, Command, GatewayError, GatewayParts, Machine, Numbers, name};
 use crate::{
     clock::{entropy, now},
     journal::{JournalWriter, Keep, Synced},
     mesh::{judge, meet},
+    metrics::gateway::GatewayMetrics,
 };
 
 /// The longest sleep.
 const NEVER: Duration = Duration::from_secs(3600);
 /// Measured round trips that wait for the owner. More: the probe's task waits.
 const RTTS_MAX: usize = 64;
+
+/// What a gateway begins with: its journal and what is in it, and what is counted.
+pub(super) struct Kept {
+    pub(super) journal: JournalWriter,
+    pub(super) last_seq: u64,
+    pub(super) entries: Vec<(u64, Entry)>,
+    pub(super) metrics: Arc<GatewayMetrics>,
+}
+
 pub(super) struct Owner {
     machine: Machine,
     bundle: TrustBundle,
@@ -53,6 +64,7 @@ pub(super) struct Owner {
     measured: mpsc::Receiver<(HostId, Option<Micros>)>,
     probe_interval: Duration,
     watched: Watched,
+    metrics: Arc<GatewayMetrics>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -60,14 +72,13 @@ pub(super) struct Owner {
 impl Owner {
     pub(super) fn new(
         parts: GatewayParts,
-        journal: JournalWriter,
-        last_seq: u64,
-        entries: &[(u64, Entry)],
+        kept: Kept,
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, GatewayError> {
+        let Kept { journal, last_seq, entries, metrics } = kept;
         let bundle = parts.config.bundle.clone();
-        let mut machine = Machine::new(parts.config, entries, last_seq, &mut entropy());
+        let mut machine = Machine::new(parts.config, &entries, last_seq, &mut entropy());
         {
             let synced = journal.synced();
             let synced = synced.borrow();
@@ -100,6 +111,7 @@ impl Owner {
             measured,
             probe_interval: parts.probe_interval,
             watched: Watched::by(parts.witness),
+            metrics,
             tracker,
             shutdown,
         })
@@ -214,6 +226,12 @@ impl Owner {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::With(query) => query(&mut self.machine, now()),
+            Command::Numbers { reply } => {
+                let streams = [&self.requests, &self.registry].map(Pool::streams);
+                let figures = self.machine.figures(now());
+                // Who asked may have given up.
+                let _ = reply.send(Numbers { figures, rejects: self.machine.rejects().clone(), streams });
+            }
             Command::Request { service, request, key, reply, room } => {
                 match self.machine.handle_request(now(), &service, request, key) {
                     Ok(ticket) => drop(self.clients.insert(ticket, (reply, room))),
@@ -300,6 +318,7 @@ impl Owner {
             Ok(Gossip::Advert(advert)) => {
                 let result = self.machine.handle_gossip_advert(now(), &advert);
                 if result.is_ok() {
+                    self.metrics.mesh.heard_advert();
                     meet(&self.net, &self.tracker, &advert);
                 }
                 judge(&result)
@@ -310,6 +329,7 @@ impl Owner {
                 Verdict::Reject
             }
         };
+        self.metrics.mesh.judged(verdict);
         self.net.judge(id, verdict);
     }
 
@@ -318,9 +338,11 @@ impl Owner {
             if !self.probing.insert(host) {
                 continue;
             }
-            let (net, rtts) = (self.net.clone(), self.rtts.clone());
+            let (net, rtts, metrics) = (self.net.clone(), self.rtts.clone(), Arc::clone(&self.metrics));
+            metrics.mesh.probing();
             self.tracker.spawn(async move {
                 let rtt = net.probe(host, &addresses).await.ok();
+                metrics.mesh.probed(rtt);
                 let rtt = rtt.map(|rtt| Micros(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)));
                 let _ = rtts.send((host, rtt)).await;
             });

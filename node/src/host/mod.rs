@@ -15,10 +15,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
-    host::{Event, Host, HostConfig, Identity, Restored, hosted::Stay},
+    host::{Event, Host, HostConfig, Identity, Restored, figures::Figures, hosted::Stay},
     ids::{ClientId, Digest, HostId, MigrationId, ServiceId},
     manifest::Manifest,
-    reject::Reject,
+    reject::{Reject, RejectCounters},
     time::{Micros, Now},
     trust::{Signed, TrustBundle},
 };
@@ -26,6 +26,7 @@ use wayfare_protocol::{
 use crate::{
     clock::Entropy,
     journal::{Journal, JournalError, JournalWriter, Opened},
+    metrics::host::HostMetrics,
     runtime::{Driver, Instance, LogTail, Prepared},
     words::describe,
 };
@@ -209,6 +210,14 @@ struct Arrived {
 
 type Query = Box<dyn FnOnce(&mut Host, Now, &mut Entropy) + Send>;
 
+/// A host's numbers at one moment, for its metrics.
+pub(crate) struct Numbers {
+    pub(crate) figures: Figures,
+    pub(crate) rejects: RejectCounters,
+    /// Streams of each pool: migrate, request, registry.
+    pub(crate) streams: [usize; 3],
+}
+
 enum Command {
     /// Runs on the machine, between events.
     With(Query),
@@ -218,6 +227,8 @@ enum Command {
         prepared: Prepared,
         reply: oneshot::Sender<Result<ServiceId, DeployError>>,
     },
+    /// Numbers for gauges.
+    Numbers { reply: oneshot::Sender<Numbers> },
     /// Subscribes to what happens.
     Events { reply: oneshot::Sender<tokio::sync::broadcast::Receiver<Event>> },
 }
@@ -246,6 +257,7 @@ pub struct HostHandle {
     driver: Arc<dyn Driver>,
     modules: PathBuf,
     logs: Logs,
+    metrics: Arc<HostMetrics>,
 }
 
 impl std::fmt::Debug for HostHandle {
@@ -308,6 +320,17 @@ impl HostHandle {
         answer.await.ok()
     }
 
+    pub(crate) fn metrics(&self) -> &HostMetrics {
+        &self.metrics
+    }
+
+    /// `None` if the node is stopping.
+    pub(crate) async fn numbers(&self) -> Option<Numbers> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Numbers { reply }).await.ok()?;
+        answer.await.ok()
+    }
+
     /// What a service printed here.
     pub fn log(&self, service: ServiceId) -> LogTail {
         self.logs.of(service)
@@ -333,15 +356,17 @@ pub fn start(parts: HostParts, tracker: &TaskTracker, shutdown: CancellationToke
         return Err(HostError::NoJournal { dir: dir.clone() });
     }
     let host = recovery::machine(&parts, entries, journal.last_seq())?;
+    let journal = JournalWriter::start(journal).map_err(HostError::Thread)?;
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
     let handle = HostHandle {
         commands,
         driver: Arc::clone(&parts.driver),
         modules: modules.dir().to_owned(),
         logs: Logs::default(),
+        metrics: Arc::new(HostMetrics::new(journal.metrics().clone())),
     };
-    let journal = JournalWriter::start(journal).map_err(HostError::Thread)?;
-    let kept = owner::Kept { journal, modules, images, logs: handle.logs.clone() };
+    let kept =
+        owner::Kept { journal, modules, images, logs: handle.logs.clone(), metrics: Arc::clone(&handle.metrics) };
     let owner = owner::Owner::new(parts, host, kept, tracker.clone(), shutdown)?;
     tracker.spawn(owner.run(queue));
     Ok(handle)

@@ -27,7 +27,7 @@ use wayfare_protocol::{
 };
 
 use super::{
-    Arrived, Command, DeployError, HAPPENED_MAX, Happened, HostError, HostParts, Logs, bulk,
+    Arrived, Command, DeployError, HAPPENED_MAX, Happened, HostError, HostParts, Logs, Numbers, bulk,
     images::Images,
     modules::Modules,
     restore::Code,
@@ -37,6 +37,7 @@ use crate::{
     clock::{Entropy, entropy, now},
     journal::{JournalWriter, Synced},
     mesh::{judge, meet},
+    metrics::host::HostMetrics,
     runtime::{Driver, Prepared},
     words::describe,
 };
@@ -77,6 +78,7 @@ pub(super) struct Kept {
     pub(super) modules: Modules,
     pub(super) images: Images,
     pub(super) logs: Logs,
+    pub(super) metrics: Arc<HostMetrics>,
 }
 
 pub(super) struct Owner {
@@ -110,6 +112,7 @@ pub(super) struct Owner {
     happenings: mpsc::Receiver<Happened>,
     events: broadcast::Sender<Event>,
     logs: Logs,
+    metrics: Arc<HostMetrics>,
     watched: Watched,
     tracker: TaskTracker,
     shutdown: CancellationToken,
@@ -124,7 +127,7 @@ impl Owner {
         shutdown: CancellationToken,
     ) -> Result<Self, HostError> {
         let HostParts { bundle, net, net_events, advertised, driver, witness, .. } = parts;
-        let Kept { journal, modules, images, logs } = kept;
+        let Kept { journal, modules, images, logs, metrics } = kept;
         host.set_addresses(if advertised.is_empty() { net.listen_addresses() } else { advertised });
         modules.digests().for_each(|digest| host.handle_module(digest));
         let pool = |protocol, cap| Pool::new(net.clone(), protocol, cap, tracker.clone(), shutdown.child_token());
@@ -170,6 +173,7 @@ impl Owner {
             happenings,
             events: broadcast::channel(EVENTS_MAX).0,
             logs,
+            metrics,
             watched: Watched::by(witness),
             tracker,
             shutdown,
@@ -269,6 +273,7 @@ impl Owner {
 
     async fn execute_effects(&mut self) {
         while let Some(effect) = self.host.poll_effect() {
+            self.metrics.effect(&effect);
             match effect {
                 Effect::Persist { seq, entry } => self.persist(seq, &entry).await,
                 Effect::ToRegistry(registry, frame) => self.tell_registry(registry, &frame),
@@ -487,6 +492,8 @@ impl Owner {
                  --forget-lost to give it up"
             ),
             Event::NotSaved(service, reason) => warn!(%service, reason, "no image was saved: the log stays, and grows"),
+            // Its end was told already, in words.
+            Event::AttemptEnded(_) => {}
         }
         // Without readers nobody wants to know.
         let _ = self.events.send(event);
@@ -495,6 +502,12 @@ impl Owner {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::With(query) => query(&mut self.host, now(), &mut self.rng),
+            Command::Numbers { reply } => {
+                let streams = [&self.migrate, &self.requests, &self.registry].map(Pool::streams);
+                let figures = self.host.figures(now());
+                // Who asked may have given up.
+                let _ = reply.send(Numbers { figures, rejects: self.host.rejects().clone(), streams });
+            }
             Command::Events { reply } => drop(reply.send(self.events.subscribe())),
             Command::Deploy { manifest, module, prepared, reply } => {
                 let result = self.deploy(&manifest, module, prepared);
@@ -702,10 +715,13 @@ impl Owner {
     /// Measures one round trip, so that this host finds its place among the clouds.
     fn probe(&mut self) {
         let Some((host, addresses)) = self.host.probe_target(now(), &mut self.rng) else { return };
-        let (net, happened) = (self.net.clone(), self.happened.clone());
+        let (net, happened, metrics) = (self.net.clone(), self.happened.clone(), Arc::clone(&self.metrics));
+        metrics.mesh.probing();
         self.tracker.spawn(async move {
+            let measured = net.probe(host, &addresses).await;
+            metrics.mesh.probed(measured.as_ref().ok().copied());
             // Who does not answer is asked again some time.
-            if let Ok(rtt) = net.probe(host, &addresses).await {
+            if let Ok(rtt) = measured {
                 let rtt = Micros(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
                 let _ = happened.send(Happened::Rtt { host, rtt }).await;
             }
@@ -719,9 +735,12 @@ impl Owner {
                 if result.is_ok()
                     && let Ok(Gossip::Advert(advert)) = Gossip::from_bytes(&bytes)
                 {
+                    self.metrics.mesh.heard_advert();
                     meet(&self.net, &self.tracker, &advert);
                 }
-                self.net.judge(id, judge(&result));
+                let verdict = judge(&result);
+                self.metrics.mesh.judged(verdict);
+                self.net.judge(id, verdict);
             }
             NetEvent::PeerConnected(_) => self.host.handle_peer_connected(now()),
             NetEvent::PeerDisconnected(_) => {}

@@ -14,12 +14,14 @@
 
 mod file;
 mod format;
+mod metrics;
 mod writer;
 
 use std::io;
 use std::path::PathBuf;
 
 pub use file::{Journal, Opened, Torn};
+pub use metrics::JournalMetrics;
 pub use writer::{JournalWriter, Keep, Synced, WriterClosed};
 
 /// Every bound of the journal.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::limits::{ENTRY_BYTES_MAX, GROUP_BYTES_MAX, JOURNAL_BYTES_HIGH, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX};
-use super::{Journal, JournalError};
+use super::{Journal, JournalError, JournalMetrics};
 use crate::words::describe;
 
 /// What the queue's bytes are counted in, so that their number fits a semaphore.
@@ -42,6 +43,7 @@ pub struct JournalWriter {
     queue: mpsc::Sender<Command>,
     bytes: Arc<Semaphore>,
     synced: watch::Receiver<Synced>,
+    metrics: JournalMetrics,
 }
 
 /// Which entries stay when a journal is compacted, by number and payload.
@@ -81,8 +83,11 @@ impl JournalWriter {
             failed: None,
         });
         let thread = thread::Builder::new().name("wayfare-journal".into());
-        thread.spawn(move || Worker { journal, commands, report }.run())?;
-        Ok(Self { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX / UNIT_BYTES)), synced })
+        let metrics = JournalMetrics::default();
+        metrics.progressed(journal.bytes(), report.borrow().full);
+        let counted = metrics.clone();
+        thread.spawn(move || Worker { journal, commands, report, metrics: counted }.run())?;
+        Ok(Self { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX / UNIT_BYTES)), synced, metrics })
     }
 
     /// Queues an entry; waits while the queue is full. It is on disk once [`synced`](Self::synced) reaches `seq`, and only
@@ -126,6 +131,11 @@ impl JournalWriter {
         self.synced.clone()
     }
 
+    /// What its thread counts.
+    pub fn metrics(&self) -> &JournalMetrics {
+        &self.metrics
+    }
+
     /// Writes what is queued, ends the thread and returns the journal. Other handles get [`WriterClosed`] from then on.
     ///
     /// # Errors
@@ -141,6 +151,7 @@ struct Worker {
     journal: Journal,
     commands: mpsc::Receiver<Command>,
     report: watch::Sender<Synced>,
+    metrics: JournalMetrics,
 }
 
 impl Worker {
@@ -198,7 +209,9 @@ impl Worker {
                 Err(_) => break,
             }
         }
+        let began = Instant::now();
         self.journal.append(group.iter().map(|(seq, payload, _)| (*seq, payload.as_slice())))?;
+        self.metrics.synced(group.len(), began.elapsed());
         self.report_progress();
         Ok(())
     }
@@ -216,6 +229,7 @@ impl Worker {
                 error @ (JournalError::Compact { .. } | JournalError::Full { .. } | JournalError::EntryTooLarge { .. }),
             ) => {
                 tracing::warn!(error = describe(&error), "the journal goes on growing");
+                self.metrics.compaction_failed();
                 self.report.send_modify(|synced| synced.compactions_failed += 1);
             }
             Err(error) => return Err(error.into()),
@@ -229,6 +243,7 @@ impl Worker {
     fn report_progress(&mut self) {
         let (seq, bytes) = (self.journal.last_seq(), self.journal.bytes());
         let full = !self.journal.reserve() || bytes > JOURNAL_BYTES_HIGH;
+        self.metrics.progressed(bytes, full);
         self.report.send_if_modified(|synced| {
             let changed = synced.seq < seq || synced.bytes != bytes || synced.full != full;
             (synced.seq, synced.bytes, synced.full) = (synced.seq.max(seq), bytes, full);

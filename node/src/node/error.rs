@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use wayfare_net::NetError;
 use wayfare_protocol::reject::Reject;
+use wayfare_telemetry::ListenError;
 
 use crate::{
     api::ApiError, config::ConfigError, enrol::EnrolError, gateway::GatewayError, host::HostError, runtime::ProbeError,
@@ -33,6 +34,9 @@ pub enum NodeError {
         /// What is wrong with it.
         source: Box<NetError>,
     },
+    /// The port for metrics cannot be had.
+    #[error(transparent)]
+    Metrics(#[from] ListenError),
     /// The mesh cannot be had.
     #[error("the mesh cannot be started")]
     Net(#[source] Box<NetError>),
@@ -73,7 +77,11 @@ impl NodeError {
     /// Whether the operator has to change something before another start can succeed: a setting, a file, a port, a token.
     pub fn is_setup(&self) -> bool {
         match self {
-            Self::Role { .. } | Self::Config(_) | Self::Address { .. } | Self::Certificate { .. } => true,
+            Self::Role { .. }
+            | Self::Config(_)
+            | Self::Address { .. }
+            | Self::Certificate { .. }
+            | Self::Metrics(_) => true,
             Self::Enrol(error) => matches!(error, EnrolError::Refused { .. } | EnrolError::State(_)),
             Self::Gateway(error) => matches!(error, GatewayError::Listen { .. } | GatewayError::Service { .. }),
             Self::Api(error) => error.is_setup(),

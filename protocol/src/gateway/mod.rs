@@ -16,6 +16,7 @@
 //! a request with a key before it is sent; its response before the client has it and before the host may forget it.
 
 pub mod effect;
+pub mod figures;
 mod follow;
 mod frames;
 mod keyed;

@@ -121,6 +121,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         } else {
             // A frozen client table is final.
             hosted.held.push_back((gateway, call));
+            self.held_total = self.held_total.saturating_add(1);
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use crate::{
         messages::{MigrateFrame, Placement, RegisterFrame, RegistryFrame},
         source::Consented,
         target::Held,
+        trace::Trace,
     },
     reject::Reject,
     session::Executed,
@@ -304,6 +305,8 @@ pub enum Event {
     MovedAway(ServiceId, HostId),
     /// An attempt ended without a move.
     MoveFailed(ServiceId, HostId, String),
+    /// An attempt that this host took part in has ended, well or not: what it saw of it.
+    AttemptEnded(Box<Trace>),
     /// A deployment was refused.
     DeployFailed(ServiceId, String),
     /// The lease ended: requests wait until it is renewed.

@@ -48,6 +48,9 @@ pub enum Run {
 }
 
 impl Run {
+    /// Every word shown to people.
+    pub const NAMES: [&str; 8] = ["starting", "serving", "frozen", "resuming", "restoring", "sealed", "lost", "broken"];
+
     /// The word shown to people.
     pub const fn name(self) -> &'static str {
         match self {

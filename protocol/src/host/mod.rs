@@ -29,6 +29,7 @@ mod clients;
 mod departures;
 mod durable;
 pub mod effect;
+pub mod figures;
 pub mod hosted;
 mod leases;
 mod show;
@@ -106,6 +107,8 @@ pub struct Host<S: Suite = Dalek, G: Guards = Strict> {
     links: BTreeMap<HostId, Link>,
     history: VecDeque<Trace>,
     rejects: RejectCounters,
+    /// Calls that met a frozen service, since the start.
+    held_total: u64,
     /// The disk is nearly full.
     full: bool,
     /// The snapshot that replaces the journal, by its number, until it is on disk.
@@ -139,6 +142,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             links: BTreeMap::new(),
             history: VecDeque::new(),
             rejects: RejectCounters::default(),
+            held_total: 0,
             full: false,
             compacting: None,
             purge_at: None,
@@ -249,6 +253,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         if self.history.len() >= crate::limits::HISTORY_MAX {
             self.history.pop_front();
         }
+        self.outbox.now(Effect::Event(Event::AttemptEnded(Box::new(trace.clone()))));
         self.history.push_back(trace);
     }
 

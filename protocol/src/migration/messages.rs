@@ -112,6 +112,24 @@ pub enum NoReason {
     NotOfRecord,
 }
 
+impl NoReason {
+    /// Every reason.
+    pub const ALL: [Self; 6] =
+        [Self::NotEnrolled, Self::Revoked, Self::BadAdvert, Self::PolicyForbids, Self::NoResources, Self::NotOfRecord];
+
+    /// The metric label: lower case, stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotEnrolled => "not_enrolled",
+            Self::Revoked => "revoked",
+            Self::BadAdvert => "bad_advert",
+            Self::PolicyForbids => "policy_forbids",
+            Self::NoResources => "no_resources",
+            Self::NotOfRecord => "not_of_record",
+        }
+    }
+}
+
 /// 2, `SA → R`: may this service move to this cloud? Signed with vkS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VerifyCloud {

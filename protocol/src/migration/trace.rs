@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    ids::{HostId, MigrationId, ServiceId},
+    ids::{Epoch, HostId, MigrationId, ServiceId},
     time::{Micros, Timestamp},
 };
 
@@ -36,6 +36,8 @@ pub struct Trace {
     pub mig: Option<MigrationId>,
     /// The service.
     pub service: ServiceId,
+    /// The epoch that it was to leave.
+    pub epoch: Epoch,
     /// The other host.
     pub other: HostId,
     /// Which side this host was.
@@ -56,10 +58,11 @@ pub struct Trace {
 
 impl Trace {
     /// A trace that begins now.
-    pub const fn new(service: ServiceId, other: HostId, side: Side, reason: String) -> Self {
+    pub const fn new(service: ServiceId, epoch: Epoch, other: HostId, side: Side, reason: String) -> Self {
         Self {
             mig: None,
             service,
+            epoch,
             other,
             side,
             reason,

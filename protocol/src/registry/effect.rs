@@ -54,6 +54,9 @@ pub enum AbortCause {
 }
 
 impl AbortCause {
+    /// Every cause.
+    pub const ALL: [Self; 5] = [Self::Superseded, Self::Cancelled, Self::Reclaimed, Self::Revoked, Self::Abandoned];
+
     /// The word for logs.
     pub const fn name(self) -> &'static str {
         match self {

@@ -4,7 +4,7 @@
 mod client;
 mod output;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use wayfare_net::{DirectConnector, Witness};
 use wayfare_protocol::trust::Role;
+use wayfare_telemetry::MetricsSettings;
 
 use crate::{
     api::{BackupRequest, JoinTokenRequest, RevokeRequest, Status},
@@ -84,6 +85,9 @@ enum Command {
         /// Where it will listen: HOST:PORT, or a multiaddr such as /ip4/0.0.0.0/tcp/4730.
         #[arg(long, default_value = "127.0.0.1:4730", value_name = "ADDR", value_parser = parse_listen)]
         listen: String,
+        /// Where its metrics may be read by HTTP, as 127.0.0.1:9464 [default: nowhere]
+        #[arg(long, value_name = "ADDRESS")]
+        metrics: Option<SocketAddr>,
     },
     /// Run the registry until it is interrupted.
     #[command(after_help = "Examples:
@@ -216,9 +220,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
     match command {
-        Command::Init { common, name, listen } => {
+        Command::Init { common, name, listen, metrics } => {
             let dir = StateDir::new(&common.dir);
-            let anchor = dir.init(&name, &listen)?;
+            let anchor = dir.init(&name, &listen, MetricsSettings { listen: metrics })?;
             let status = Status::new(&name, &anchor);
             output::initialised(&dir, &status, common.json)
         }
@@ -280,7 +284,7 @@ async fn serve(common: Common, witness: Option<Arc<dyn Witness>>) -> anyhow::Res
     let name = config.name.clone();
     let shutdown = CancellationToken::new();
     let registry = run_watched(config, Arc::new(DirectConnector), witness, shutdown.clone()).await?;
-    output::ready(&Status::new(&name, registry.anchor()), common.json)?;
+    output::ready(&Status::new(&name, registry.anchor()), registry.metrics(), common.json)?;
     let stop = shutdown.clone();
     let signals = tokio::spawn(async move {
         match interrupted().await {
@@ -308,8 +312,8 @@ fn parse_listen(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     match text.parse() {
-        Ok(std::net::SocketAddr::V4(address)) => Ok(format!("/ip4/{}/tcp/{}", address.ip(), address.port())),
-        Ok(std::net::SocketAddr::V6(address)) => Ok(format!("/ip6/{}/tcp/{}", address.ip(), address.port())),
+        Ok(SocketAddr::V4(address)) => Ok(format!("/ip4/{}/tcp/{}", address.ip(), address.port())),
+        Ok(SocketAddr::V6(address)) => Ok(format!("/ip6/{}/tcp/{}", address.ip(), address.port())),
         Err(_) => Err("expected an address such as 127.0.0.1:4730, [::1]:4730 or /ip4/127.0.0.1/tcp/4730".to_owned()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    net::SocketAddr,
     path::Path,
 };
 
@@ -69,12 +70,16 @@ pub(super) fn initialised(dir: &StateDir, status: &Status, json: bool) -> anyhow
     ))
 }
 
-pub(super) fn ready(status: &Status, json: bool) -> anyhow::Result<()> {
+pub(super) fn ready(status: &Status, metrics: Option<SocketAddr>, json: bool) -> anyhow::Result<()> {
     if json {
-        return print_json(status);
+        let Status { name, id, key, addresses } = status;
+        return print_json(&json!({
+            "name": name, "id": id, "key": key, "addresses": addresses, "metrics": metrics,
+        }));
     }
     let addresses: Vec<String> = status.addresses.iter().map(|address| format!("  {address}")).collect();
-    print(&format!("registry `{}` ({}) is ready at\n{}", status.name, short(&status.id), addresses.join("\n")))
+    let metrics = metrics.map_or_else(String::new, |address| format!("\nmetrics on http://{address}/metrics"));
+    print(&format!("registry `{}` ({}) is ready at\n{}{metrics}", status.name, short(&status.id), addresses.join("\n")))
 }
 
 pub(super) fn join_token(token: &JoinTokenView, json: bool) -> anyhow::Result<()> {

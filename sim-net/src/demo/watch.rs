@@ -163,6 +163,7 @@ fn print_event(view: &View, members: &[Member], at: &str, event: &Event) {
         Event::Lost(..) => view.note(&format!("{at}: a restart lost the service")),
         Event::Serving(..)
         | Event::MovedAway(..)
+        | Event::AttemptEnded(..)
         | Event::DeployFailed(..)
         | Event::Restoring(..)
         | Event::Restored(..) => {}

@@ -377,6 +377,7 @@ impl<G: Guards> World<G> {
             }
             Told::DeployFailed(..)
             | Told::LeaseEnded(..)
+            | Told::AttemptEnded(..)
             | Told::Restoring(..)
             | Told::Restored(..)
             | Told::NotSaved(..) => {}
