@@ -117,7 +117,7 @@ mod tests {
 
     fn trace(side: Side, steps: &[(u8, u64)], switched: u64) -> Trace {
         let service = ServiceId { registry: RegistryId([0; 32]), unique: [0; 16] };
-        let mut trace = Trace::new(service, Epoch::FIRST, HostId([2; 32]), side, "why".to_owned());
+        let mut trace = Trace::new(service, "kv".to_owned(), Epoch::FIRST, HostId([2; 32]), side, "why".to_owned());
         trace.mig = Some(MigrationId([1; 16]));
         trace.steps = steps.iter().map(|(step, at)| (*step, Timestamp(*at))).collect();
         trace.switched = Some(Timestamp(switched));

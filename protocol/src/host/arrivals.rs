@@ -236,7 +236,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         if !self.free().cover(&target.manifest().required) {
             return Err(Reject::NoResources);
         }
-        let mut trace = Trace::new(ids.service, ids.epoch, peer, Side::Target, String::new());
+        let mut trace = Trace::new(ids.service, target.manifest().name.clone(), ids.epoch, peer, Side::Target, String::new());
         trace.mig = Some(ids.mig);
         trace.step(4, now.wall);
         trace.step(5, now.wall);

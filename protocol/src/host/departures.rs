@@ -124,7 +124,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         hosted.counter = now.wall.0.max(hosted.counter.saturating_add(1));
         let (source, request) = Source::start::<S>(&party!(self, hosted), &known.advert, hosted.counter, rng);
-        let mut trace = Trace::new(service, stay.1, to, Side::Source, reason.to_owned());
+        let mut trace = Trace::new(service, hosted.manifest.name.clone(), stay.1, to, Side::Source, reason.to_owned());
         // An advert's serial is when it was made, as its cloud says.
         trace.step(1, Timestamp(known.advert.serial).min(now.wall));
         trace.step(2, now.wall);

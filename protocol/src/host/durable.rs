@@ -284,7 +284,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         let placer = Placer::new(self.config.placement, manifest.required, manifest.max_rtt);
         let attempt = consented.map(|(ids, consented, addresses)| {
-            let mut trace = Trace::new(service, epoch, ids.host, Side::Source, "resumed after a restart".to_owned());
+            let mut trace = Trace::new(service, manifest.name.clone(), epoch, ids.host, Side::Source, "resumed after a restart".to_owned());
             trace.mig = Some(ids.mig);
             Attempt {
                 source: Source::restore(ids, consented, addresses, now.mono),
@@ -336,7 +336,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         images.push(ImageId::Held(mig));
         let job = HeldJob { mig, service, epoch, code: manifest.code, memory_bytes: manifest.required.memory_bytes };
-        let mut trace = Trace::new(service, ids.epoch, from, Side::Target, "resumed after a restart".to_owned());
+        let mut trace = Trace::new(service, manifest.name.clone(), ids.epoch, from, Side::Target, "resumed after a restart".to_owned());
         trace.mig = Some(mig);
         let target = Target::restore::<S>(ids, from, manifest, secret, held);
         // Nothing is due before the image is back.

@@ -36,6 +36,8 @@ pub struct Trace {
     pub mig: Option<MigrationId>,
     /// The service.
     pub service: ServiceId,
+    /// Its name.
+    pub service_name: String,
     /// The epoch that it was to leave.
     pub epoch: Epoch,
     /// The other host.
@@ -58,10 +60,18 @@ pub struct Trace {
 
 impl Trace {
     /// A trace that begins now.
-    pub const fn new(service: ServiceId, epoch: Epoch, other: HostId, side: Side, reason: String) -> Self {
+    pub const fn new(
+        service: ServiceId,
+        service_name: String,
+        epoch: Epoch,
+        other: HostId,
+        side: Side,
+        reason: String,
+    ) -> Self {
         Self {
             mig: None,
             service,
+            service_name,
             epoch,
             other,
             side,

@@ -4,6 +4,7 @@ use super::records::StoreOp;
 use crate::{
     ids::{Epoch, HostId, MigrationIds, ServiceId},
     migration::messages::{NoReason, Placement, RegistryFrame},
+    time::Timestamp,
     trust::{Role, Signed},
 };
 
@@ -136,6 +137,8 @@ pub enum Event {
         ids: MigrationIds,
         /// Where the service is.
         source: HostId,
+        /// When it was decided.
+        at: Timestamp,
     },
     /// 3, no.
     Denied {
@@ -152,6 +155,8 @@ pub enum Event {
     Pinned {
         /// The migration.
         ids: MigrationIds,
+        /// When it was decided.
+        at: Timestamp,
     },
     /// 11: the record moved, or was made. To be gossiped.
     Placed {

@@ -64,6 +64,16 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         })
     }
 
+    /// The name of a registered service.
+    pub fn service_name(&self, service: ServiceId) -> Option<&str> {
+        self.tables.manifests.get(service).map(|record| record.name.as_str())
+    }
+
+    /// The provider's name of an enrolled host.
+    pub fn host_name(&self, host: HostId) -> Option<&str> {
+        self.tables.hosts.get(host).map(|record| record.certificate.name.as_str())
+    }
+
     /// The record of one service.
     pub fn placement(&self, service: ServiceId) -> Option<&Placement> {
         self.tables.services.get(service).map(|record| &record.placement)

@@ -136,7 +136,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             pinned: None,
             state: MigrationState::Live,
         });
-        self.event(Event::Allowed { ids, source: call.peer });
+        self.event(Event::Allowed { ids, source: call.peer, at: call.now.wall });
         self.remember(ServiceRecord { live: Some(mig), ..record }, request, CloudVerdict::Yes(signed))
     }
 
@@ -232,7 +232,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         };
         let answer = self.sign(Receiver::Host(call.peer), &verdict);
         let pinned = Pinned { key: request.new_key, request: request.hash(), answer: Some(answer.clone()) };
-        self.event(Event::Pinned { ids: record.ids });
+        self.event(Event::Pinned { ids: record.ids, at: call.now.wall });
         self.tables.put_migration(MigrationRecord { pinned: Some(pinned), ..record });
         Ok(answer)
     }

@@ -12,6 +12,8 @@ use std::{
 
 use serde_json::Value;
 
+mod metrics;
+
 const NODE: &str = env!("CARGO_BIN_EXE_wayfare-under-test");
 const REGISTRY: &str = env!("CARGO_BIN_EXE_wayfare-registry-under-test");
 const SIM: &str = env!("CARGO_BIN_EXE_wayfare-sim-under-test");
