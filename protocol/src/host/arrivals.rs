@@ -427,7 +427,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let (service, epoch) = (placement.service, placement.epoch);
         let (_, secret) = arrival.target.new_key();
         let (secret, manifest) = (secret.clone(), arrival.target.manifest().clone());
-        self.place(placement, manifest, secret, lease, sessions, placer, true);
+        self.place(placement, manifest, secret, lease, sessions, placer, true, now.wall);
         if let Some(hosted) = self.services.get_mut(&(service, epoch)) {
             hosted.arriving_since = arrival.answered;
         }
@@ -481,6 +481,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
                     self.log_start(stay, inputs);
                 }
                 self.outbox.now(Effect::Event(Event::Serving(service, epoch)));
+                self.drain_on();
                 self.admit_held(stay, now);
             }
             Err(reason) => {

@@ -52,16 +52,6 @@ macro_rules! party {
     };
 }
 
-/// Why the service moves, in a line.
-fn reason(explanation: &Explanation, to: HostId) -> String {
-    let gain = explanation.rows.iter().find(|row| row.host == to).and_then(|row| row.gain_ms);
-    let (policy, remaining) = (explanation.policy.name(), explanation.remaining_s);
-    match gain {
-        Some(gain) => format!("{policy}: {gain} ms nearer, for {remaining} s more as expected"),
-        None => policy.to_owned(),
-    }
-}
-
 impl<S: Suite, G: Guards> Host<S, G> {
     /// Where `service` would go now and why, without going.
     ///
@@ -73,7 +63,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         Ok(hosted.placer.explain(now, self.me(), &self.candidates(now, hosted)))
     }
 
-    fn candidates(&self, now: Now, hosted: &Hosted) -> Vec<Candidate> {
+    pub(super) fn candidates(&self, now: Now, hosted: &Hosted) -> Vec<Candidate> {
         let candidate = |known: &advert::Entry| Candidate {
             host: known.advert.host,
             cloud: known.certificate.name.clone(),
@@ -88,16 +78,16 @@ impl<S: Suite, G: Guards> Host<S, G> {
     pub(super) fn place_if_due(&mut self, stay: Stay, now: Now, rng: &mut dyn rand_core::Rng) {
         let me = self.me();
         let Some(hosted) = self.services.get(&stay) else { return };
-        if hosted.attempt.is_some() || !hosted.may_serve::<G>(now.mono) || now.mono < hosted.decide_at {
+        let decides = self.draining.is_none() && hosted.attempt.is_none() && hosted.may_serve::<G>(now.mono);
+        if !decides || !hosted.placer.is_due(now.mono) {
             return;
         }
         let candidates = self.candidates(now, hosted);
         let Some(hosted) = self.services.get_mut(&stay) else { return };
-        hosted.decide_at = now.mono + self.config.placement.slot;
         let explanation = hosted.placer.decide(now, me, &candidates);
         if let Some(to) = explanation.chosen() {
             // A refusal here only means that the next decision comes a slot later.
-            let _ = self.begin_move(now, stay.0, to, &reason(&explanation, to), rng);
+            let _ = self.begin_move(now, stay.0, to, &explanation.reason(), rng);
         }
     }
 
@@ -369,6 +359,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         attempt.trace.ending = Ending::Moved;
         self.finish(ids.mig, attempt.trace);
         self.advertise_at = Instant::default();
+        self.drain_on();
     }
 
     /// What a host must never do: an older or newer stay of the same service is another matter.
@@ -440,6 +431,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             Some(mig) => self.finish(mig, attempt.trace),
             None => self.remember(attempt.trace),
         }
+        self.drain_on();
         self.admit_held(stay, now);
     }
 
@@ -470,8 +462,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
             Some((_, retry)) => retry.at,
             None => attempt.deadline,
         });
-        let decides = hosted.attempt.is_none() && hosted.run == Run::Serving && !hosted.lease.reported;
-        let place = if decides { hosted.decide_at } else { Instant(u64::MAX) };
+        let serves = hosted.attempt.is_none() && hosted.run == Run::Serving && !hosted.lease.reported;
+        let decides = serves && self.draining.is_none();
+        let place = if decides { hosted.placer.due_at() } else { Instant(u64::MAX) };
         lease.min(attempt.unwrap_or(Instant(u64::MAX))).min(place)
     }
 

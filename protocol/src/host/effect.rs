@@ -445,6 +445,11 @@ pub enum Entry {
     },
     /// What all entries before this one say, but for [`Entry::Started`] and [`Entry::Executed`].
     Snapshot(Vec<Entry>),
+    /// An operator said whether this host takes services.
+    Cordoned {
+        /// Whether it takes none.
+        cordoned: bool,
+    },
 }
 
 /// The version of journal entries, in front of each.
@@ -490,6 +495,7 @@ impl Entry {
             Self::Departed { .. } => "Departed",
             Self::Finished { .. } => "Finished",
             Self::Snapshot(_) => "Snapshot",
+            Self::Cordoned { .. } => "Cordoned",
         }
     }
 
