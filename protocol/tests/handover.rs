@@ -345,6 +345,7 @@ fn a_drained_host_ends_empty_and_says_goodbye() {
     assert_eq!(world.count(), "2");
     let trace = world.node(alpha).host.history().last().cloned();
     assert!(trace.is_some_and(|trace| trace.reason.starts_with("drain: ")));
+    let now = world.now;
     world.node(alpha).host.farewell(now);
     world.settle();
     assert_eq!(world.node(beta).host.clouds(now).len(), 0, "alpha is forgotten at once");

@@ -4,6 +4,7 @@ use super::{
     Effect, Entry, Event, Host,
     effect::CaptureJob,
     hosted::{Attempt, Hosted, LeaseClock, Retry, Run, Stay},
+    took,
 };
 use crate::{
     advert::store as advert,
@@ -116,8 +117,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let (source, request) = Source::start::<S>(&party!(self, hosted), &known.advert, hosted.counter, rng);
         let mut trace = Trace::new(service, to, Side::Source, reason.to_owned());
         // An advert's serial is when it was made, as its cloud says.
-        trace.step(1, Timestamp(known.advert.serial).min(now.wall));
-        trace.step(2, now.wall);
+        took(&mut self.outbox, &mut trace, 1, Timestamp(known.advert.serial).min(now.wall));
+        took(&mut self.outbox, &mut trace, 2, now.wall);
         let frame = VerifyCloudFrame { request, advert: known.advert.signed().clone() };
         hosted.attempt = Some(Attempt {
             source,
@@ -165,8 +166,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 let frame = attempt.source.handle_yes::<S, G>(&party, now, signed, rng)?;
                 attempt.deadline = now.mono + self.config.step_timeout;
                 attempt.trace.mig = attempt.source.mig();
-                attempt.trace.step(3, now.wall);
-                attempt.trace.step(4, now.wall);
+                took(&mut self.outbox, &mut attempt.trace, 3, now.wall);
+                took(&mut self.outbox, &mut attempt.trace, 4, now.wall);
                 let (host, addresses) = (attempt.source.target(), attempt.source.addresses().to_vec());
                 self.outbox.now(Effect::ToPeer { host, addresses, frame: MigrateFrame::Request(frame) });
             }
@@ -189,7 +190,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             return Err(Reject::WrongPeer);
         }
         let agreement = attempt.source.handle_response::<S, G>(&party!(self, hosted), now, frame)?;
-        attempt.trace.step(7, now.wall);
+        took(&mut self.outbox, &mut attempt.trace, 7, now.wall);
         attempt.trace.switched = Some(now.wall);
         attempt.deadline = now.mono + self.config.step_timeout;
         attempt.agreement = Some(agreement);
@@ -241,7 +242,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let Ok(consented) = attempt.source.consent::<S>(&party!(self, hosted), state) else { return };
         let Some(ids) = attempt.source.ids() else { return };
         attempt.trace.bytes = bytes;
-        attempt.trace.step(8, now.wall);
+        took(&mut self.outbox, &mut attempt.trace, 8, now.wall);
         attempt.deadline = now.mono + RECLAIM_AFTER;
         let (host, addresses) = (attempt.source.target(), attempt.source.addresses().to_vec());
         let frame = MigrateFrame::Transfer(consented.consent.clone());
@@ -291,7 +292,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             return Err(Reject::WrongPeer);
         }
         attempt.source.handle_ack::<S, G>(&party!(self, hosted), now, signed)?;
-        attempt.trace.step(9, now.wall);
+        took(&mut self.outbox, &mut attempt.trace, 9, now.wall);
         Ok(())
     }
 
@@ -353,8 +354,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let gone = Effect::Event(Event::MovedAway(service, to));
         self.tell_moved_to(&hosted, placement);
         self.outbox.now(gone);
-        attempt.trace.step(11, now.wall);
-        attempt.trace.step(12, now.wall);
+        took(&mut self.outbox, &mut attempt.trace, 11, now.wall);
+        took(&mut self.outbox, &mut attempt.trace, 12, now.wall);
         attempt.trace.downtime = attempt.frozen_at.map(|frozen| now.mono.since(frozen));
         attempt.trace.ending = Ending::Moved;
         self.finish(ids.mig, attempt.trace);

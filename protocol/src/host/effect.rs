@@ -298,6 +298,9 @@ pub struct ReceiveJob {
 pub enum Event {
     /// A service runs here now.
     Serving(ServiceId, Epoch),
+    /// An attempt to move this service, away or here, took a step or ended: look at the
+    /// [history](super::Host::history).
+    Progress(ServiceId),
     /// An attempt began.
     MoveStarted(ServiceId, HostId, String),
     /// A service has left.

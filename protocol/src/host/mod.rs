@@ -122,6 +122,12 @@ pub struct Host<S: Suite = Dalek, G: Guards = Strict> {
     kinds: std::marker::PhantomData<fn() -> (S, G)>,
 }
 
+/// Notes that an attempt took a step, and has people told.
+fn took(outbox: &mut Outbox<Effect>, trace: &mut Trace, step: u8, at: Timestamp) {
+    trace.step(step, at);
+    outbox.now(Effect::Event(Event::Progress(trace.service)));
+}
+
 impl<S: Suite, G: Guards> Host<S, G> {
     /// A host with nothing on it. `last_seq` is the number of the journal's last entry.
     pub fn new(identity: Identity, config: HostConfig, bundle: TrustBundle, last_seq: u64) -> Self {
@@ -265,6 +271,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     fn remember(&mut self, trace: Trace) {
+        self.outbox.now(Effect::Event(Event::Progress(trace.service)));
         if self.history.len() >= crate::limits::HISTORY_MAX {
             self.history.pop_front();
         }

@@ -48,14 +48,14 @@ impl<'de> Deserialize<'de> for Thousandths {
 }
 
 /// Hosts as base58 text.
-mod host_text {
+pub(super) mod host_text {
     use super::{Deserialize, Deserializer, HostId, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(host: &HostId, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::placement) fn serialize<S: Serializer>(host: &HostId, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(host)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HostId, D::Error> {
+    pub(in crate::placement) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HostId, D::Error> {
         let text = String::deserialize(deserializer)?;
         HostId::parse(&text).ok_or_else(|| serde::de::Error::custom("not a host identifier"))
     }

@@ -12,6 +12,7 @@ use crate::{
     time::{Instant, Micros, Now},
 };
 
+mod change;
 mod choose;
 mod dwell;
 mod explain;
@@ -20,6 +21,7 @@ mod refuge;
 #[cfg(test)]
 mod tests;
 
+pub use change::Change;
 pub use dwell::{DWELLS_COUNTED, PRIOR_SLOTS};
 pub use explain::{Explanation, Row, RuledOut, Stay, Thousandths, Verdict};
 pub use placer::{DOWNTIME_MAX, Decision, Memory, Placer};

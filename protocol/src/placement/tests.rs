@@ -341,6 +341,37 @@ fn decisions_are_kept_by_verdict_and_only_the_last() {
     assert_eq!(rows, Some(crate::limits::DECISION_ROWS_KEPT + 1));
 }
 
+#[test]
+fn what_would_have_to_change_is_told_and_is_true() {
+    let mut placer = placer(Policy::Sardis);
+    report(&mut placer, at(0), USER, &[(HOME, 40), (NEAR, 20), (FAR, 39)], 10);
+    let explanation = placer.decide(at(0), HOME, &clouds());
+    let told: Vec<String> = explanation.changes().into_iter().filter_map(|change| change.moves_if).collect();
+    // 500 ms·s over 12.4 s, and over 20 ms.
+    assert_eq!(
+        told,
+        [
+            "it is 40.3 ms nearer (now 20.0 ms), or expected to stay the nearest for 25.0 s (now 12.4 s)",
+            "it is more than 3.0 ms nearer than the present host: now 1.0 ms"
+        ]
+    );
+    for (rtt, moves) in [(60, false), (61, true)] {
+        let mut placer = self::placer(Policy::Sardis);
+        report(&mut placer, at(0), USER, &[(HOME, rtt), (NEAR, 20)], 10);
+        assert_eq!(decide(&mut placer, at(0), HOME) == Verdict::Move(NEAR), moves, "{rtt}");
+    }
+    let mut never = placer.clone();
+    never.set_config(config(Policy::Never));
+    let told = never.explain(at(0), HOME, &clouds()).changes();
+    assert!(told[0].moves_if.as_ref().is_some_and(|change| change.contains("policy")), "{told:?}");
+    report(&mut placer, at(0), USER, &[(HOME, 100)], 10);
+    let told = placer.explain(at(0), HOME, &clouds()).changes();
+    assert_eq!(told[0].moves_if, None, "it moves there");
+    placer.handle_failed(at(0), NEAR);
+    let told = placer.explain(at(0), HOME, &clouds()).changes();
+    assert!(told[0].moves_if.as_ref().is_some_and(|change| change.starts_with("10.0 s pass")), "{told:?}");
+}
+
 /// A user between two clouds, second by second; the service starts at NEAR. Returns the moves and the cost in ms·s:
 /// round trips over time, and moves at their price.
 fn journey(policy: Policy, seconds: u64, rtts: impl Fn(u64) -> (u64, u64)) -> (usize, u64) {
