@@ -162,6 +162,13 @@ impl<S: Suite, G: Guards> Host<S, G> {
             .map(|hosted| hosted.placement.service)
     }
 
+    /// The name of the host that a service went to from here, by the service's base58 identifier.
+    pub fn went_to(&self, now: Now, service: &str) -> Option<String> {
+        let departed = self.departed.iter().find(|departed| departed.service.to_string() == service)?;
+        let placement = departed.placement.unverified().ok()?;
+        Some(self.host_name(now, placement.host))
+    }
+
     /// The name of `host`, as its certificate has it; its short identifier if it does not advertise.
     pub fn host_name(&self, now: Now, host: HostId) -> String {
         if host == self.me() {
