@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 mod node;
+mod operate;
 mod services;
 
 pub(super) use node::{Init, Run};
-pub(super) use services::{Deploy, Durability, Move};
+pub(super) use operate::{Completions, Drain};
+pub(super) use services::{Deploy, Durability, Logs, Migrations, Move, Trace, Why};
 
 /// Services that follow their users from cloud to cloud.
 #[derive(Debug, Parser)]
@@ -58,41 +60,32 @@ pub(super) enum Command {
     /// Move a service to another cloud
     #[command(name = "move")]
     Move(Move),
-    /// List the migrations that this node took part in
-    #[command(after_help = "Examples:\n  wayfare migrations\n  wayfare migrations --json")]
-    Migrations,
+    /// Say why a service is where it is, and what would have to change for it to move
+    Why(Why),
+    /// List the migrations that this node took part in, or follow them
+    Migrations(Migrations),
     /// Show the steps of a migration and when they happened
-    #[command(after_help = "\
-Examples:
-  wayfare trace last
-  wayfare trace 5HqTn2       the first characters of its id will do")]
-    Trace {
-        /// The migration's id, its first characters, or `last`
-        #[arg(value_name = "MIGRATION")]
-        id: String,
-    },
+    Trace(Trace),
     /// Print what a service wrote to stdout and stderr on this node
-    #[command(
-        after_help = "Examples:\n  wayfare logs kv\n  wayfare logs kv -f\n  wayfare logs kv -f --json     one line of JSON each"
-    )]
-    Logs {
-        /// Its name or id
-        service: String,
-        /// Go on printing
-        #[arg(short, long)]
-        follow: bool,
-    },
+    Logs(Logs),
     /// Count what this node refused or dropped since its start, by reason
     #[command(after_help = "Examples:\n  wayfare rejects\n  wayfare rejects --json")]
     Rejects,
     /// Take no more services on this node
-    #[command(
-        after_help = "Examples:\n  wayfare cordon\n  wayfare uncordon\n\nWhat runs here stays until it moves. A restart takes the cordon away."
-    )]
+    #[command(after_help = "\
+Examples:
+  wayfare cordon
+  wayfare cordon --dir fjord --json
+
+What runs here stays until it moves: `wayfare drain` moves it away. The cordon holds over restarts, until `wayfare uncordon`.")]
     Cordon,
     /// Take services again
-    #[command(after_help = "Examples:\n  wayfare uncordon")]
+    #[command(after_help = "Examples:\n  wayfare uncordon\n  wayfare uncordon --dir fjord --json")]
     Uncordon,
+    /// Move every service away from this node, then stop it
+    Drain(Drain),
+    /// Print what completes this command's words in a shell
+    Completions(Completions),
 }
 
 #[cfg(test)]

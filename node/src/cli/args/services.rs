@@ -1,4 +1,4 @@
-//! Services: starting them, moving them.
+//! Services: starting them, moving them, asking about them.
 
 use std::path::PathBuf;
 
@@ -83,4 +83,54 @@ pub(in crate::cli) struct Move {
     /// How long to wait until it has moved
     #[arg(long, value_name = "S", default_value_t = 60)]
     pub(in crate::cli) timeout: u64,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  wayfare why kv
+  wayfare why kv --json
+
+Asked of the node that has the service. To see what a decision would be, without the past: `wayfare move kv --dry-run`.")]
+pub(in crate::cli) struct Why {
+    /// Its name or id
+    pub(in crate::cli) service: String,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  wayfare migrations
+  wayfare migrations --json
+  wayfare migrations --watch             a line for each step, as it happens
+  wayfare migrations --watch --json      one line of JSON each")]
+pub(in crate::cli) struct Migrations {
+    /// Go on: show migrations as they happen
+    #[arg(short, long)]
+    pub(in crate::cli) watch: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  wayfare trace last
+  wayfare trace 5HqTn2       the first characters of its id will do")]
+pub(in crate::cli) struct Trace {
+    /// The migration's id, its first characters, or `last`
+    #[arg(value_name = "MIGRATION")]
+    pub(in crate::cli) id: String,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  wayfare logs kv
+  wayfare logs kv -f
+  wayfare logs kv -f --json     one line of JSON each")]
+pub(in crate::cli) struct Logs {
+    /// Its name or id
+    pub(in crate::cli) service: String,
+    /// Go on printing
+    #[arg(short, long)]
+    pub(in crate::cli) follow: bool,
 }
