@@ -19,6 +19,7 @@ use wayfare_protocol::{
     reject::Strict,
     suite::{Dalek, Secret, fresh_secret},
     trust::{Certificate, JoinToken, Role, Signed, TrustBundle, Verified},
+    wire::VERSIONS,
 };
 
 use crate::{
@@ -64,6 +65,8 @@ pub struct NodeOptions {
     pub api: Option<PathBuf>,
     /// Give up services whose state an earlier run had in memory only.
     pub forget_lost: bool,
+    /// The versions of the protocol that it speaks: see [`NetConfig::versions`].
+    pub versions: Vec<u8>,
     /// Keeps other processes out of `dir` while the node runs.
     pub lock: Option<DirLock>,
     /// Who watches its messages and its journal, if anybody does.
@@ -87,6 +90,7 @@ impl NodeOptions {
             driver: None,
             api: Some(dir.socket()),
             forget_lost: false,
+            versions: VERSIONS.to_vec(),
             lock: Some(lock),
             witness: None,
             dir: dir.clone(),
@@ -105,6 +109,7 @@ impl NodeOptions {
             driver: None,
             api: None,
             forget_lost: false,
+            versions: VERSIONS.to_vec(),
             lock: None,
             witness: None,
         }
@@ -199,6 +204,7 @@ async fn join_mesh(
         listen: settings.listen.clone(),
         bootstrap: settings.bootstrap.iter().cloned().chain(registries).take(BOOTSTRAP_MAX).collect(),
         gossip: true,
+        versions: options.versions.clone(),
         connector,
         limits: NetLimits::default(),
     };

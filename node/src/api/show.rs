@@ -129,8 +129,16 @@ fn by_name(counters: &RejectCounters) -> BTreeMap<String, u64> {
 }
 
 fn net_counters(counters: NetCounters) -> BTreeMap<String, u64> {
-    let NetCounters { gossip_dropped, verdicts_dropped, streams_refused, probes_refused, inbound_failed, dials_failed } =
-        counters;
+    let NetCounters {
+        gossip_dropped,
+        verdicts_dropped,
+        streams_refused,
+        probes_refused,
+        inbound_failed,
+        dials_failed,
+        versions_refused,
+        frames_unsent,
+    } = counters;
     let all = [
         ("gossip_dropped", gossip_dropped),
         ("verdicts_dropped", verdicts_dropped),
@@ -138,6 +146,8 @@ fn net_counters(counters: NetCounters) -> BTreeMap<String, u64> {
         ("probes_refused", probes_refused),
         ("inbound_failed", inbound_failed),
         ("dials_failed", dials_failed),
+        ("versions_refused", versions_refused),
+        ("frames_unsent", frames_unsent),
     ];
     all.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
