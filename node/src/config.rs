@@ -23,7 +23,7 @@ use wayfare_protocol::{
     time::Micros,
     trust::{Certificate, Role, Signed, TrustBundle},
 };
-use wayfare_telemetry::MetricsSettings;
+use wayfare_telemetry::{LogSettings, MetricsSettings, TelemetrySettings};
 
 mod template;
 
@@ -89,6 +89,10 @@ pub struct Config {
     pub gateway: GatewaySettings,
     /// Who may read its metrics, and where.
     pub metrics: MetricsSettings,
+    /// Where it sends traces.
+    pub telemetry: TelemetrySettings,
+    /// What its log looks like.
+    pub log: LogSettings,
 }
 
 /// `[node]`.

@@ -16,7 +16,6 @@ pub mod enrol;
 pub mod gateway;
 pub mod host;
 pub mod journal;
-mod logging;
 mod mesh;
 mod metrics;
 pub mod node;

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
+use tracing::{Instrument as _, warn};
 use wayfare_net::{
     Connector, Net, NetConfig, NetError, NetEvent, NetLimits, Witness, limits::BOOTSTRAP_MAX, with_host,
 };
@@ -19,8 +19,9 @@ use wayfare_protocol::{
     reject::Strict,
     suite::{Dalek, Secret, fresh_secret},
     trust::{Certificate, JoinToken, Role, Signed, TrustBundle, Verified},
+    wire::VERSIONS,
 };
-use wayfare_telemetry::Endpoint;
+use wayfare_telemetry::{Endpoint, Exporter, Spans, logs::node_span};
 
 use crate::{
     api::{self, ApiParts},
@@ -66,6 +67,8 @@ pub struct NodeOptions {
     pub api: Option<PathBuf>,
     /// Give up services whose state an earlier run had in memory only.
     pub forget_lost: bool,
+    /// The versions of the protocol that it speaks: see [`NetConfig::versions`].
+    pub versions: Vec<u8>,
     /// Keeps other processes out of `dir` while the node runs.
     pub lock: Option<DirLock>,
     /// Who watches its messages and its journal, if anybody does.
@@ -89,6 +92,7 @@ impl NodeOptions {
             driver: None,
             api: Some(dir.socket()),
             forget_lost: false,
+            versions: VERSIONS.to_vec(),
             lock: Some(lock),
             witness: None,
             dir: dir.clone(),
@@ -107,6 +111,7 @@ impl NodeOptions {
             driver: None,
             api: None,
             forget_lost: false,
+            versions: VERSIONS.to_vec(),
             lock: None,
             witness: None,
         }
@@ -129,6 +134,7 @@ pub struct RunningNode {
     /// Where its metrics are served, if anywhere: the real port.
     pub metrics: Option<SocketAddr>,
     advertised: Vec<String>,
+    leaving: CancellationToken,
     tracker: TaskTracker,
     shutdown: CancellationToken,
     _lock: Option<DirLock>,
@@ -143,6 +149,11 @@ impl RunningNode {
     /// Returns once the node is stopping, because it was told to or because it must.
     pub async fn stopping(&self) {
         self.shutdown.cancelled().await;
+    }
+
+    /// Returns once the node has been drained, and is to be stopped: it has taken leave of the mesh.
+    pub async fn leaving(&self) {
+        self.leaving.cancelled().await;
     }
 
     /// Stops the node, waits for its tasks for [`shutdown::GRACE`] at most, and says whether they all ended. Services that
@@ -205,6 +216,7 @@ async fn join_mesh(
         listen: settings.listen.clone(),
         bootstrap: settings.bootstrap.iter().cloned().chain(registries).take(BOOTSTRAP_MAX).collect(),
         gossip: true,
+        versions: options.versions.clone(),
         connector,
         limits: NetLimits::default(),
     };
@@ -240,13 +252,15 @@ async fn bring_up(
         registry,
         metrics: None,
         advertised: options.config.node.advertise.clone(),
+        leaving: CancellationToken::new(),
         tracker: tracker.clone(),
         shutdown: shutdown.clone(),
         _lock: None,
     };
+    let span = node_span(&node.certificate.name, node.certificate.role.name());
     match node.certificate.role {
-        Role::Cloud | Role::Home => node.host = Some(start_host(&options, &node, events)?),
-        Role::Gateway => node.gateway = Some(start_gateway(&options, &node, events).await?),
+        Role::Cloud | Role::Home => node.host = Some(span.in_scope(|| start_host(&options, &node, events))?),
+        Role::Gateway => node.gateway = Some(start_gateway(&options, &node, events).instrument(span).await?),
     }
     if let Some(socket) = &options.api {
         let parts = ApiParts {
@@ -256,6 +270,7 @@ async fn bring_up(
             certificate: node.certificate.clone(),
             registry,
             addresses: node.addresses(),
+            leaving: node.leaving.clone(),
         };
         api::serve(socket, parts, tracker, shutdown.clone())?;
     }
@@ -350,8 +365,22 @@ fn start_host(
         driver,
         forget_lost: options.forget_lost,
         witness: options.witness.clone(),
+        spans: spans(options, node)?,
     };
     Ok(host::start(parts, &node.tracker, node.shutdown.clone())?)
+}
+
+/// Where this node's spans go, if anywhere.
+fn spans(options: &NodeOptions, node: &RunningNode) -> Result<Spans, NodeError> {
+    let exporter = Exporter {
+        program: "wayfare",
+        version: env!("CARGO_PKG_VERSION"),
+        instance: node.certificate.host.to_string(),
+        name: node.certificate.name.clone(),
+        role: node.certificate.role.name(),
+    };
+    let otlp = options.config.telemetry.otlp.as_deref();
+    Ok(Spans::start(otlp, &exporter, &node.tracker, node.shutdown.clone())?)
 }
 
 async fn start_gateway(

@@ -16,8 +16,9 @@ use wayfare_protocol::{
     suite::{Dalek, Secret, fresh_secret},
     time::Micros,
     trust::{Anchor, certificate::registry_id},
+    wire::VERSIONS,
 };
-use wayfare_telemetry::MetricsSettings;
+use wayfare_telemetry::{LogSettings, MetricsSettings, TelemetrySettings};
 
 use crate::clock;
 
@@ -48,6 +49,8 @@ pub struct Config {
     pub listen: Vec<String>,
     /// Where others reach it, for join tokens and the trust bundle; empty: where it listens.
     pub announce: Vec<String>,
+    /// The versions of the protocol that it speaks: see [`NetConfig::versions`](wayfare_net::NetConfig::versions).
+    pub versions: Vec<u8>,
     /// How long a certificate holds.
     pub certificate_lifetime: Micros,
     /// How long a placement may be served without renewal.
@@ -58,8 +61,21 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Who may read its metrics, and where.
     pub metrics: MetricsSettings,
+    /// Where it sends traces.
+    pub telemetry: TelemetrySettings,
+    /// What its log looks like.
+    pub log: LogSettings,
     /// The trust bundle to keep up to date with the addresses; `None`: none.
     pub trust: Option<PathBuf>,
+}
+
+/// Who sees what goes on, as `init` writes it down.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// Who may read metrics, and where.
+    pub metrics: MetricsSettings,
+    /// Where traces go.
+    pub telemetry: TelemetrySettings,
 }
 
 /// Why a configuration cannot be used. Nothing was changed, unless the variant is `Write`.
@@ -132,6 +148,10 @@ struct FileConfig {
     lease_s: u64,
     #[serde(default)]
     metrics: MetricsSettings,
+    #[serde(default)]
+    telemetry: TelemetrySettings,
+    #[serde(default)]
+    log: LogSettings,
 }
 
 const fn default_lease_s() -> u64 {
@@ -199,7 +219,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`ConfigError::AlreadyInitialised`] or [`ConfigError::Write`].
-    pub fn init(&self, name: &str, listen: &str, metrics: MetricsSettings) -> Result<Anchor, ConfigError> {
+    pub fn init(&self, name: &str, listen: &str, observed: Observed) -> Result<Anchor, ConfigError> {
         if self.key().exists() || self.config().exists() {
             return Err(ConfigError::AlreadyInitialised { dir: self.0.clone() });
         }
@@ -208,7 +228,7 @@ impl StateDir {
         made.map_err(|source| ConfigError::Write { path: self.0.clone(), source })?;
         let secret = fresh_secret(&mut clock::entropy());
         write_new(&self.key(), 0o600, &format!("{}\n", HEXLOWER.encode(secret.expose())))?;
-        write_new(&self.config(), 0o644, &config_text(name, listen, &metrics))?;
+        write_new(&self.config(), 0o644, &config_text(name, listen, &observed))?;
         // Without a fixed port the addresses are known only when it runs; `run` completes the bundle.
         let known = !listen.contains("/tcp/0") && !listen.contains("/ip4/0.0.0.0") && !listen.contains("/ip6/::/");
         let key = Dalek::public_key(&secret);
@@ -258,11 +278,14 @@ impl StateDir {
             name: file.name,
             listen: file.listen,
             announce: file.announce,
+            versions: VERSIONS.to_vec(),
             certificate_lifetime: Micros::from_secs(u64::from(file.certificate_days) * 24 * 3600),
             lease,
             store: StoreChoice::Redb(self.store()),
             socket: Some(socket),
             metrics: file.metrics,
+            telemetry: file.telemetry,
+            log: file.log,
             trust: Some(self.trust()),
         })
     }
@@ -304,11 +327,14 @@ impl Config {
             name: "registry".to_owned(),
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             announce: Vec::new(),
+            versions: VERSIONS.to_vec(),
             certificate_lifetime: Micros::from_secs(365 * 24 * 3600),
             lease: LEASE,
             store: StoreChoice::Memory(crate::store::MemoryStore::default()),
             socket: None,
             metrics: MetricsSettings::default(),
+            telemetry: TelemetrySettings::default(),
+            log: LogSettings::default(),
             trust: None,
         }
     }
@@ -319,7 +345,7 @@ fn check_name(name: &str) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("`name` must have 1 to {TEXT_BYTES_MAX} characters")) }
 }
 
-fn config_text(name: &str, listen: &str, metrics: &MetricsSettings) -> String {
+fn config_text(name: &str, listen: &str, observed: &Observed) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     format!(
         "\
@@ -347,12 +373,22 @@ lease_s = {lease}
 # Where Prometheus, or anybody, may read this registry's metrics by HTTP: \"127.0.0.1:9464\", say, for /metrics and /healthz.
 # They name no service and no cloud, but say how much is going on. \"\": nowhere.
 listen = \"{metrics}\"
+
+[telemetry]
+# The OpenTelemetry collector to which this registry sends its part of each migration's trace, by OTLP over HTTP:
+# \"http://127.0.0.1:4318\", say. Traces name services and clouds. \"\": none.
+otlp = {otlp}
+
+[log]
+# \"text\" for people or \"json\" for programs, on stderr. What is said, RUST_LOG says.
+format = \"text\"
 ",
         name = quoted(name),
         listen = quoted(listen),
         days = default_certificate_days(),
         lease = default_lease_s(),
-        metrics = metrics.listen_text(),
+        metrics = observed.metrics.listen_text(),
+        otlp = quoted(observed.telemetry.otlp_text()),
     )
 }
 
@@ -388,7 +424,7 @@ mod tests {
     fn initialised() -> (tempfile::TempDir, StateDir, Anchor) {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path().join("state"));
-        let anchor = state.init("the \"registry\"", LISTEN, MetricsSettings::default()).unwrap();
+        let anchor = state.init("the \"registry\"", LISTEN, Observed::default()).unwrap();
         (dir, state, anchor)
     }
 
@@ -404,7 +440,7 @@ mod tests {
         assert_eq!(trust.registries[0].key, anchor.host().to_string());
         assert_eq!(trust.registries[0].addresses, [LISTEN]);
         assert!(matches!(
-            state.init("again", LISTEN, MetricsSettings::default()),
+            state.init("again", LISTEN, Observed::default()),
             Err(ConfigError::AlreadyInitialised { .. })
         ));
     }
@@ -445,7 +481,7 @@ mod tests {
         assert!(matches!(state.load(), Err(ConfigError::Unreadable { .. })));
 
         let long = StateDir::new(dir.path().join("d".repeat(120)));
-        long.init("n", LISTEN, MetricsSettings::default()).unwrap();
+        long.init("n", LISTEN, Observed::default()).unwrap();
         assert!(long.load().unwrap_err().to_string().contains("shorter"));
     }
 }

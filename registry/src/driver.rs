@@ -14,13 +14,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 use wayfare_net::{Incoming, Pool, PoolEvent, Watched};
 use wayfare_protocol::{
-    ids::HostId,
+    ids::{Epoch, HostId, MigrationIds},
     migration::messages::{Answer as Decided, RegistryFrame},
     registry::{Effect, Event, RecoveryView, StoreOp, is_violation},
     reject::Reject,
     time::Micros,
     wire::Frame as _,
 };
+use wayfare_telemetry::{Spans, migration::About};
 
 use crate::{
     clock,
@@ -33,6 +34,11 @@ use crate::{
 const BATCHES_MAX: usize = 1024;
 /// Batches in one commit.
 const GROUP_MAX: usize = 256;
+
+/// The steps that are a Registry's.
+const YES_CLOUD: u8 = 3;
+const YES_SERVICE: u8 = 6;
+const PLACEMENT: u8 = 11;
 
 /// How far the store has come.
 #[derive(Debug)]
@@ -93,6 +99,7 @@ pub(crate) struct Driver {
     waiting: VecDeque<(u64, Answer)>,
     watched: Watched,
     metrics: Arc<RegistryMetrics>,
+    spans: Spans,
 }
 
 /// The store has failed: nothing can be promised any more.
@@ -105,8 +112,9 @@ impl Driver {
         store: StoreThread,
         watched: Watched,
         metrics: Arc<RegistryMetrics>,
+        spans: Spans,
     ) -> Self {
-        Self { machine, pool, store, waiting: VecDeque::new(), watched, metrics }
+        Self { machine, pool, store, waiting: VecDeque::new(), watched, metrics, spans }
     }
 
     /// Runs until `shutdown`, or until the store fails; then cancels `shutdown`, so that everything else stops too.
@@ -184,6 +192,9 @@ impl Driver {
             PoolEvent::Opened { peer, .. } => {
                 debug!(peer = %peer, "stream opened");
             }
+            PoolEvent::Unsent { peer, version, needs } => {
+                warn!(peer = %peer, "not told: it speaks version {version}, and this needs {needs}: upgrade it");
+            }
             PoolEvent::Frame { peer, id, bytes } => {
                 if self.pool.is_live(peer, id) {
                     let result = self.machine.handle_frame(clock::now(), &mut clock::entropy(), peer, &bytes);
@@ -192,9 +203,9 @@ impl Driver {
                     }
                 }
             }
-            PoolEvent::Closed { peer, id, reason, too_large } => {
-                if too_large {
-                    self.machine.count_reject(Reject::FrameTooLarge);
+            PoolEvent::Closed { peer, id, reason, reject } => {
+                if let Some(reject) = reject {
+                    self.machine.count_reject(reject);
                 }
                 debug!(peer = %peer, reason, "stream closed");
                 self.pool.handle_closed(peer, id);
@@ -230,6 +241,7 @@ impl Driver {
                 Effect::Event(event) => {
                     self.watched.written(event.name());
                     self.metrics.event(&event);
+                    self.export(&event);
                     log(&event);
                     if matches!(event, Event::WindowOver { .. } | Event::Resumed { .. }) {
                         self.report_recovery();
@@ -238,6 +250,45 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// This Registry's part of a migration's trace: what it answered, and from when to when.
+    fn export(&self, event: &Event) {
+        if !self.spans.is_on() {
+            return;
+        }
+        let now = clock::now().wall;
+        let span = match event {
+            Event::Allowed { ids, source, at } => {
+                self.about(*ids, Some(*source), |about| about.answer(YES_CLOUD, *at, now))
+            }
+            Event::Pinned { ids, at } => self.about(*ids, None, |about| about.answer(YES_SERVICE, *at, now)),
+            Event::Aborted { ids, cause } => self.about(*ids, None, |about| about.aborted(cause.name(), now)),
+            Event::Placed { placement } => {
+                let Ok(placement) = placement.unverified() else { return };
+                // Registered, and not moved.
+                if placement.epoch == Epoch::FIRST {
+                    return;
+                }
+                let ids = self.machine.migration(placement.mig).map_or_else(|| placement.ids(), |record| record.ids);
+                self.about(ids, Some(placement.previous), |about| about.answer(PLACEMENT, placement.issued, now))
+            }
+            _ => return,
+        };
+        self.spans.send([span]);
+    }
+
+    fn about<T>(&self, ids: MigrationIds, source: Option<HostId>, make: impl FnOnce(About<'_>) -> T) -> T {
+        let name = |host: HostId| self.machine.host_name(host);
+        make(About {
+            mig: ids.mig,
+            service: ids.service,
+            service_name: self.machine.service_name(ids.service).unwrap_or_default(),
+            epoch: ids.epoch,
+            role: "registry",
+            source: source.and_then(name),
+            target: name(ids.host),
+        })
     }
 
     /// The state of recovery, for whoever reads the log.
@@ -275,13 +326,13 @@ fn log(event: &Event) {
         Event::HostRevoked { host } => info!(host = %host, "host revoked"),
         Event::CloudRevoked { name } => info!(cloud = name, "cloud revoked"),
         Event::Registered { service, name, host } => info!(service = %service, name, host = %host, "registered"),
-        Event::Allowed { ids, source } => {
+        Event::Allowed { ids, source, .. } => {
             debug!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, %source, target = %ids.host, "allowed");
         }
         Event::Denied { service, epoch, host, reason } => {
             info!(service = %service, epoch = %epoch, target = %host, ?reason, "denied");
         }
-        Event::Pinned { ids } => {
+        Event::Pinned { ids, .. } => {
             debug!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, target = %ids.host, "pinned");
         }
         Event::Placed { placement } => match placement.unverified() {
@@ -382,7 +433,7 @@ mod tests {
         let (store, commits, mut inner) = slow(u64::MAX);
         let tracker = TaskTracker::new();
         let (failure, _) = oneshot::channel();
-        let mut thread = StoreThread::start(store, &tracker, failure, &RegistryMetrics::default());
+        let mut thread = StoreThread::start(store, &tracker, failure, &RegistryMetrics::new(Spans::default()));
         for n in 1..=50 {
             thread.batches.send(batch(n)).await.unwrap();
         }
@@ -401,7 +452,7 @@ mod tests {
         let (store, _, mut inner) = slow(2);
         let tracker = TaskTracker::new();
         let (failure, failed) = oneshot::channel();
-        let mut thread = StoreThread::start(store, &tracker, failure, &RegistryMetrics::default());
+        let mut thread = StoreThread::start(store, &tracker, failure, &RegistryMetrics::new(Spans::default()));
         thread.batches.send(batch(1)).await.unwrap();
         thread.progress.wait_for(|progress| matches!(progress, Progress::Synced(1))).await.unwrap();
         thread.batches.send(batch(2)).await.unwrap();

@@ -20,6 +20,6 @@ pub mod store;
 pub mod view;
 
 pub use backup::{BackupError, MarkError, mark_restored};
-pub use config::{Config, ConfigError, StateDir, StoreChoice};
+pub use config::{Config, ConfigError, Observed, StateDir, StoreChoice};
 pub use handle::{Handle, HandleError};
 pub use run::{RunError, RunningRegistry, run, run_watched};

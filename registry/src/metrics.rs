@@ -15,7 +15,7 @@ use wayfare_protocol::{
     time::{Micros, Now},
 };
 use wayfare_telemetry::{
-    Endpoint, Metrics, NetMetrics, Process, Rejections,
+    Endpoint, Metrics, NetMetrics, Process, Rejections, Spans,
     instruments::{Counter, Counters, Durations, Gauge, GaugeF64, Gauges, Register as _, by, set},
 };
 
@@ -27,6 +27,7 @@ const POOL: &str = "registry";
 /// A Registry's instruments.
 #[derive(Debug)]
 pub(crate) struct RegistryMetrics {
+    spans: Spans,
     verdicts: Counters<1>,
     denials: Counters<1>,
     registered: Counter,
@@ -50,9 +51,10 @@ pub(crate) struct RegistryMetrics {
     streams: AtomicUsize,
 }
 
-impl Default for RegistryMetrics {
-    fn default() -> Self {
+impl RegistryMetrics {
+    pub(crate) fn new(spans: Spans) -> Self {
         Self {
+            spans,
             verdicts: by("verdict", ["yes_cloud", "no_cloud", "yes_service", "no_service"]),
             denials: by("reason", NoReason::ALL.map(NoReason::name)),
             registered: Counter::default(),
@@ -76,10 +78,9 @@ impl Default for RegistryMetrics {
             streams: AtomicUsize::new(0),
         }
     }
-}
 
-impl RegistryMetrics {
     fn register(&self, metrics: &mut Metrics) {
+        self.spans.register(metrics);
         metrics.add(
             "wayfare_registry_verdicts",
             "A verdict (3 or 6) was sent; repeats of the same are counted",

@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 use wayfare_net::{Connector, Net, NetConfig, NetError, NetLimits, Pool, Protocol, Watched, Witness};
 use wayfare_protocol::{
     limits::FRAME_BYTES_MAX,
@@ -11,7 +12,7 @@ use wayfare_protocol::{
     suite::Dalek,
     trust::{Anchor, TrustBundle},
 };
-use wayfare_telemetry::{Endpoint, ListenError};
+use wayfare_telemetry::{Endpoint, Exporter, ListenError, OtlpError, Spans, logs::node_span};
 
 use crate::{
     api, clock,
@@ -47,6 +48,9 @@ pub enum RunError {
     /// The port for metrics cannot be had.
     #[error(transparent)]
     Metrics(#[from] ListenError),
+    /// Traces cannot be sent.
+    #[error("telemetry.otlp: {0}")]
+    Telemetry(#[from] OtlpError),
     /// The trust bundle cannot be written.
     #[error(transparent)]
     Trust(#[from] ConfigError),
@@ -117,6 +121,7 @@ async fn start(
         listen: config.listen,
         bootstrap: Vec::new(),
         gossip: true,
+        versions: config.versions,
         connector,
         limits: NetLimits::default(),
     };
@@ -141,10 +146,20 @@ async fn start(
         tracker.spawn(api::serve(listener, path, handle.clone(), status, shutdown.clone()));
     }
     let (failure_sender, failure) = oneshot::channel();
-    let counted = Arc::new(RegistryMetrics::default());
+    let node_name = config.name;
+    let exporter = Exporter {
+        program: "wayfare-registry",
+        version: env!("CARGO_PKG_VERSION"),
+        instance: anchor.host().to_string(),
+        name: node_name.clone(),
+        role: "registry",
+    };
+    let spans = Spans::start(config.telemetry.otlp.as_deref(), &exporter, &tracker, shutdown.clone())?;
+    let counted = Arc::new(RegistryMetrics::new(spans.clone()));
     let store = StoreThread::start(store, &tracker, failure_sender, &counted);
-    let driver = Driver::new(machine, pool, store, watched, Arc::clone(&counted));
-    tracker.spawn(driver.run(incoming, events, command_queue, shutdown.clone()));
+    let driver = Driver::new(machine, pool, store, watched, Arc::clone(&counted), spans);
+    let span = node_span(&node_name, "registry");
+    tracker.spawn(driver.run(incoming, events, command_queue, shutdown.clone()).instrument(span));
     let metrics = endpoint.as_ref().map(Endpoint::address);
     if let Some(endpoint) = endpoint {
         metrics::serve(endpoint, counted, handle.clone(), net.clone(), &tracker, shutdown.clone());

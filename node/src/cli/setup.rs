@@ -4,14 +4,14 @@ use std::io::Read;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 use wayfare_protocol::trust::{JoinToken, Role};
+use wayfare_telemetry::logs;
 
 use super::{Context, Failure, Given, args, out};
 use crate::{
     api::lookup_name,
     config::{CapacitySettings, CarriedService, Config},
-    logging,
     node::{self, NodeOptions, RunningNode},
     shutdown,
 };
@@ -83,6 +83,7 @@ fn configuration(args: &args::Init, role: Role) -> Config {
     let service = |(name, listen): &(String, _)| CarriedService { name: name.clone(), listen: *listen };
     config.gateway.services = args.services.iter().map(service).collect();
     config.metrics.listen = args.metrics;
+    config.telemetry.otlp.clone_from(&args.otlp);
     config
 }
 
@@ -122,8 +123,8 @@ struct Carried {
 }
 
 pub(super) async fn run(context: &Context, args: args::Run, given: Given) -> Result<(), Failure> {
-    logging::init();
     let mut options = NodeOptions::from_dir(&context.dir)?;
+    logs::init(args.log_format.unwrap_or(options.config.log.format));
     options.role = args.role;
     options.forget_lost = args.forget_lost;
     options.witness = given.witness;
@@ -141,9 +142,14 @@ pub(super) async fn run(context: &Context, args: args::Run, given: Given) -> Res
         }
     };
     announce(context, &node)?;
+    warn_of_cordon(&node).await;
     let failed = tokio::select! {
         biased;
         () = signals.cancelled() => false,
+        () = node.leaving() => {
+            info!("drained: this node leaves the mesh");
+            false
+        }
         () = node.stopping() => true,
     };
     warn_of_loss(&node).await;
@@ -178,6 +184,13 @@ fn announce(context: &Context, node: &RunningNode) -> Result<(), Failure> {
     ports.for_each(|line| text.push_str(&line));
     up.metrics.iter().for_each(|address| text.push_str(&format!("  metrics on http://{address}/metrics\n")));
     out(&text)
+}
+
+async fn warn_of_cordon(node: &RunningNode) {
+    let Some(host) = &node.host else { return };
+    if host.with(|host, _, _| host.is_cordoned()).await == Some(true) {
+        warn!("this node is cordoned and takes no services: `wayfare uncordon` ends that");
+    }
 }
 
 async fn warn_of_loss(node: &RunningNode) {

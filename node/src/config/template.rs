@@ -46,17 +46,28 @@ pub(crate) fn template(config: &Config, role: Role) -> String {
         Role::Cloud | Role::Home => host_tables(config),
         Role::Gateway => gateway_table(config),
     };
-    mesh + &rest + &metrics_table(config)
+    mesh + &rest + &telemetry_tables(config)
 }
 
-fn metrics_table(config: &Config) -> String {
+fn telemetry_tables(config: &Config) -> String {
     format!(
         "\n\
          [metrics]\n\
          # Where Prometheus, or anybody, may read this node's metrics by HTTP: \"127.0.0.1:9464\", say, for /metrics and /healthz.\n\
          # They name no service and no cloud, but say how much is going on. \"\": nowhere. Default: \"\"\n\
-         listen = \"{listen}\"\n",
+         listen = \"{listen}\"\n\
+         \n\
+         [telemetry]\n\
+         # The OpenTelemetry collector to which this node sends its part of each migration's trace, by OTLP over HTTP:\n\
+         # \"http://127.0.0.1:4318\", say. Traces name services and clouds. \"\": none. Default: \"\"\n\
+         otlp = {otlp}\n\
+         \n\
+         [log]\n\
+         # \"text\" for people or \"json\" for programs, on stderr. What is said, RUST_LOG says. Default: \"text\"\n\
+         format = \"{format}\"\n",
         listen = config.metrics.listen_text(),
+        otlp = Value::String(config.telemetry.otlp_text().to_owned()),
+        format = config.log.format.name(),
     )
 }
 
@@ -135,7 +146,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use wayfare_telemetry::MetricsSettings;
+    use wayfare_telemetry::{LogSettings, MetricsSettings, TelemetrySettings, logs::LogFormat};
 
     use crate::config::{CapacitySettings, MeshSettings};
 
@@ -149,6 +160,8 @@ mod tests {
                 ..MeshSettings::default()
             },
             capacity: CapacitySettings { memory_mib: 77, ..CapacitySettings::default() },
+            log: LogSettings { format: LogFormat::Json },
+            telemetry: TelemetrySettings { otlp: Some("http://127.0.0.1:4318".into()) },
             metrics: MetricsSettings { listen: Some("[::1]:0".parse().unwrap()) },
             ..Config::default()
         };

@@ -10,6 +10,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     gateway::{Failure, Gateway, GatewayConfig, IdempotencyKey, Refuse, figures::Figures},
@@ -212,7 +213,7 @@ pub async fn start(
     let listening = listeners.iter().map(|(service, bound, _)| (service.clone(), *bound)).collect();
     let kept = owner::Kept { journal, last_seq, entries, metrics: Arc::clone(&metrics) };
     let owner = owner::Owner::new(parts, kept, tracker.clone(), shutdown.clone())?;
-    tracker.spawn(owner.run(queue));
+    tracker.spawn(owner.run(queue).in_current_span());
     for (service, _, listener) in listeners {
         let ingress = ingress::Ingress::new(service, commands.clone(), Arc::clone(&metrics));
         tracker.spawn(ingress.serve(listener, tracker.clone(), shutdown.clone()));

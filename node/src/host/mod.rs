@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
+use tracing::{Instrument as _, warn};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     host::{Event, Host, HostConfig, Identity, Restored, figures::Figures, hosted::Stay},
@@ -22,6 +22,7 @@ use wayfare_protocol::{
     time::{Micros, Now},
     trust::{Signed, TrustBundle},
 };
+use wayfare_telemetry::Spans;
 
 use crate::{
     clock::Entropy,
@@ -68,6 +69,8 @@ pub struct HostParts {
     pub forget_lost: bool,
     /// Who watches its messages and its journal.
     pub witness: Option<Arc<dyn Witness>>,
+    /// Where the spans of its migrations go.
+    pub spans: Spans,
 }
 
 /// Why a host does not start.
@@ -363,11 +366,11 @@ pub fn start(parts: HostParts, tracker: &TaskTracker, shutdown: CancellationToke
         driver: Arc::clone(&parts.driver),
         modules: modules.dir().to_owned(),
         logs: Logs::default(),
-        metrics: Arc::new(HostMetrics::new(journal.metrics().clone())),
+        metrics: Arc::new(HostMetrics::new(journal.metrics().clone(), parts.spans.clone())),
     };
     let kept =
         owner::Kept { journal, modules, images, logs: handle.logs.clone(), metrics: Arc::clone(&handle.metrics) };
     let owner = owner::Owner::new(parts, host, kept, tracker.clone(), shutdown)?;
-    tracker.spawn(owner.run(queue));
+    tracker.spawn(owner.run(queue).in_current_span());
     Ok(handle)
 }

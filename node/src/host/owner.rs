@@ -14,17 +14,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol, Watched};
 use wayfare_protocol::{
-    advert::Gossip,
+    advert::{Gossip, Verdict},
     gateway::messages::ClientFrame,
     host::{CaptureJob, Effect, Entry, Event, HeldJob, Host, ImageId, ReceiveJob, RestoreJob, hosted::Stay},
     ids::{Digest, HostId, MigrationId, RegistryId, ServiceId},
     limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX, SERVICES_MAX},
-    migration::messages::RegistryFrame,
+    migration::{
+        messages::RegistryFrame,
+        trace::{Ending, Trace},
+    },
     reject::Reject,
     time::Micros,
     trust::TrustBundle,
     wire::Frame,
 };
+use wayfare_telemetry::{Spans, migration};
 
 use super::{
     Arrived, Command, DeployError, HAPPENED_MAX, Happened, HostError, HostParts, Logs, Numbers, bulk,
@@ -36,7 +40,7 @@ use super::{
 use crate::{
     clock::{Entropy, entropy, now},
     journal::{JournalWriter, Synced},
-    mesh::{judge, meet},
+    mesh::{meet, newer, unsent},
     metrics::host::HostMetrics,
     runtime::{Driver, Prepared},
     words::describe,
@@ -45,7 +49,7 @@ use crate::{
 /// The first frame of a request stream at most.
 const HELLO_BYTES_MAX: usize = 4096;
 /// Events that a slow reader may fall behind.
-const EVENTS_MAX: usize = 256;
+const EVENTS_MAX: usize = 1024;
 /// What a witness knows the state's records by.
 const RECORDS: &str = "Records";
 /// The longest sleep.
@@ -113,6 +117,7 @@ pub(super) struct Owner {
     events: broadcast::Sender<Event>,
     logs: Logs,
     metrics: Arc<HostMetrics>,
+    spans: Spans,
     watched: Watched,
     tracker: TaskTracker,
     shutdown: CancellationToken,
@@ -126,7 +131,7 @@ impl Owner {
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, HostError> {
-        let HostParts { bundle, net, net_events, advertised, driver, witness, .. } = parts;
+        let HostParts { bundle, net, net_events, advertised, driver, witness, spans, .. } = parts;
         let Kept { journal, modules, images, logs, metrics } = kept;
         host.set_addresses(if advertised.is_empty() { net.listen_addresses() } else { advertised });
         modules.digests().for_each(|digest| host.handle_module(digest));
@@ -174,6 +179,7 @@ impl Owner {
             events: broadcast::channel(EVENTS_MAX).0,
             logs,
             metrics,
+            spans,
             watched: Watched::by(witness),
             tracker,
             shutdown,
@@ -468,6 +474,7 @@ impl Owner {
     fn tell(&self, event: Event) {
         match &event {
             Event::Serving(service, epoch) => info!(%service, %epoch, "serving"),
+            Event::Progress(service) => debug!(%service, "a migration goes on"),
             Event::MoveStarted(service, to, reason) => info!(%service, to = %format!("{to:#}"), reason, "moving"),
             Event::MovedAway(service, to) => info!(%service, to = %format!("{to:#}"), "moved away"),
             Event::MoveFailed(service, to, reason) => {
@@ -492,11 +499,28 @@ impl Owner {
                  --forget-lost to give it up"
             ),
             Event::NotSaved(service, reason) => warn!(%service, reason, "no image was saved: the log stays, and grows"),
-            // Its end was told already, in words.
-            Event::AttemptEnded(_) => {}
+            Event::AttemptEnded(trace) => self.attempt_ended(trace),
         }
         // Without readers nobody wants to know.
         let _ = self.events.send(event);
+    }
+
+    /// One line with all there is to know, and this host's part of the migration's trace.
+    fn attempt_ended(&self, trace: &Trace) {
+        let (outcome, reason) = match &trace.ending {
+            Ending::Failed(reason) => ("failed", reason.as_str()),
+            Ending::Moved | Ending::Running => ("moved", trace.reason.as_str()),
+        };
+        info!(
+            service = %trace.service, name = trace.service_name, migration = trace.mig.map(tracing::field::display), epoch = %trace.epoch,
+            role = trace.side.name(), other = %format!("{:#}", trace.other), outcome, reason, bytes = trace.bytes,
+            downtime_ms = trace.downtime.map(Micros::as_millis_f64), "migration ended"
+        );
+        if self.spans.is_on() {
+            let now = now();
+            let [me, other] = [self.host.me(), trace.other].map(|host| self.host.host_name(now, host));
+            self.spans.send(migration::of_host(trace, &me, &other, now.wall));
+        }
     }
 
     fn handle_command(&mut self, command: Command) {
@@ -637,6 +661,7 @@ impl Owner {
     fn handle_registry_event(&mut self, event: PoolEvent) {
         match event {
             PoolEvent::Opened { .. } => {}
+            PoolEvent::Unsent { peer, version, needs } => unsent(peer, version, needs),
             PoolEvent::Frame { peer, id, bytes } => {
                 if !self.registry.is_live(peer, id) {
                     return;
@@ -647,9 +672,9 @@ impl Owner {
                     warn!(%reject, "the registry sent something unusable");
                 }
             }
-            PoolEvent::Closed { peer, id, reason, too_large } => {
-                if too_large {
-                    self.host.count_reject(Reject::FrameTooLarge);
+            PoolEvent::Closed { peer, id, reason, reject } => {
+                if let Some(reject) = reject {
+                    self.host.count_reject(reject);
                 }
                 if self.registry.handle_closed(peer, id) {
                     warn!(reason, "the stream to the registry ended");
@@ -665,19 +690,21 @@ impl Owner {
     fn handle_migrate_event(&mut self, event: PoolEvent) {
         match event {
             PoolEvent::Opened { .. } => {}
+            PoolEvent::Unsent { peer, version, needs } => unsent(peer, version, needs),
             PoolEvent::Frame { peer, id, bytes } => {
                 if !self.migrate.is_live(peer, id) {
                     return;
                 }
-                if let Err(reject) = self.host.handle_migrate_frame(now(), peer, &bytes, &mut self.rng) {
+                let handled = self.host.handle_migrate_frame(now(), peer, &bytes, &mut self.rng);
+                if let Err(reject) = handled.or_else(newer) {
                     warn!(peer = %format!("{peer:#}"), %reject, "a peer broke the migration protocol");
                     self.migrate.close(peer);
                     self.host.handle_peer_lost(now(), peer, "it broke the protocol", &mut self.rng);
                 }
             }
-            PoolEvent::Closed { peer, id, reason, too_large } => {
-                if too_large {
-                    self.host.count_reject(Reject::FrameTooLarge);
+            PoolEvent::Closed { peer, id, reason, reject } => {
+                if let Some(reject) = reject {
+                    self.host.count_reject(reject);
                 }
                 if self.migrate.handle_closed(peer, id) {
                     self.host.handle_peer_lost(now(), peer, &reason, &mut self.rng);
@@ -689,11 +716,15 @@ impl Owner {
     fn handle_request_event(&mut self, event: PoolEvent) {
         match event {
             PoolEvent::Opened { .. } => {}
+            PoolEvent::Unsent { peer, version, needs } => unsent(peer, version, needs),
             PoolEvent::Frame { peer, id, bytes } => {
                 if !self.requests.is_live(peer, id) {
                     return;
                 }
-                if let Err(reject) = self.host.handle_client_frame(now(), peer, &bytes) {
+                let handled = self.host.handle_client_frame(now(), peer, &bytes);
+                // A stranger's first frame is a HELLO, of whatever version.
+                let handled = if self.requests.is_known(peer, id) { handled.or_else(newer) } else { handled };
+                if let Err(reject) = handled {
                     warn!(gateway = %format!("{peer:#}"), %reject, "a gateway broke the request protocol");
                     self.requests.close(peer);
                     self.host.handle_gateway_lost(peer);
@@ -701,9 +732,9 @@ impl Owner {
                     self.requests.raise_cap(peer, id);
                 }
             }
-            PoolEvent::Closed { peer, id, too_large, .. } => {
-                if too_large {
-                    self.host.count_reject(Reject::FrameTooLarge);
+            PoolEvent::Closed { peer, id, reject, .. } => {
+                if let Some(reject) = reject {
+                    self.host.count_reject(reject);
                 }
                 if self.requests.handle_closed(peer, id) {
                     self.host.handle_gateway_lost(peer);
@@ -738,12 +769,13 @@ impl Owner {
                     self.metrics.mesh.heard_advert();
                     meet(&self.net, &self.tracker, &advert);
                 }
-                let verdict = judge(&result);
+                let verdict = Verdict::on(&result);
                 self.metrics.mesh.judged(verdict);
                 self.net.judge(id, verdict);
             }
             NetEvent::PeerConnected(_) => self.host.handle_peer_connected(now()),
             NetEvent::PeerDisconnected(_) => {}
+            NetEvent::Incompatible(_) => self.host.count_reject(Reject::NoCommonVersion),
         }
     }
 }

@@ -250,6 +250,7 @@ impl Node {
                 dir,
                 driver,
                 forget_lost,
+                spans: Default::default(),
                 witness: None,
             };
             let handle = start(parts, &TaskTracker::new(), stop.clone())?;

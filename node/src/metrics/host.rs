@@ -9,7 +9,7 @@ use wayfare_protocol::{
     },
 };
 use wayfare_telemetry::{
-    Mesh, Metrics,
+    Mesh, Metrics, Spans,
     instruments::{
         Counter, Counters, Durations, DurationsBy, Gauge, GaugeF64, Gauges, Register as _, by, by_two, follow, set,
     },
@@ -17,8 +17,8 @@ use wayfare_telemetry::{
 
 use crate::journal::JournalMetrics;
 
-const SOURCE: &str = "source";
-const TARGET: &str = "target";
+const SOURCE: &str = Side::Source.name();
+const TARGET: &str = Side::Target.name();
 /// The steps that a side waits for, and so knows how long they took.
 const STEPS: [(Side, u8, &str); 8] = [
     (Side::Source, 3, "3_yes_cloud"),
@@ -31,18 +31,12 @@ const STEPS: [(Side, u8, &str); 8] = [
     (Side::Target, 11, "11_placement"),
 ];
 
-const fn role(side: Side) -> &'static str {
-    match side {
-        Side::Source => SOURCE,
-        Side::Target => TARGET,
-    }
-}
-
 /// A host's instruments. The owner's task bumps them.
 #[derive(Debug)]
 pub(crate) struct HostMetrics {
     pub(crate) mesh: Mesh,
     journal: JournalMetrics,
+    spans: Spans,
     services: Gauges<1>,
     migrating: Gauges<1>,
     migrations: Counters<2>,
@@ -65,15 +59,16 @@ pub(crate) struct HostMetrics {
 }
 
 impl HostMetrics {
-    pub(crate) fn new(journal: JournalMetrics) -> Self {
+    pub(crate) fn new(journal: JournalMetrics, spans: Spans) -> Self {
         let outcomes = [SOURCE, TARGET].into_iter().flat_map(|role| [[role, "moved"], [role, "failed"]]);
         Self {
             mesh: Mesh::default(),
             journal,
+            spans,
             services: by("state", Run::NAMES),
             migrating: by("role", [SOURCE, TARGET]),
             migrations: by_two(["role", "outcome"], outcomes),
-            steps: by_two(["role", "step"], STEPS.iter().map(|(side, _, label)| [role(*side), label])),
+            steps: by_two(["role", "step"], STEPS.iter().map(|(side, _, label)| [side.name(), label])),
             downtime: Durations::default(),
             transferred: by("direction", ["sent", "received"]),
             executed: Counter::default(),
@@ -95,6 +90,7 @@ impl HostMetrics {
     pub(crate) fn register(&self, metrics: &mut Metrics) {
         self.mesh.register(metrics);
         self.journal.register(metrics);
+        self.spans.register(metrics);
         self.register_migrations(metrics);
         metrics.add(
             "wayfare_host_services",
@@ -203,6 +199,7 @@ impl HostMetrics {
             | Event::MoveStarted(..)
             | Event::MovedAway(..)
             | Event::MoveFailed(..)
+            | Event::Progress(_)
             | Event::Restoring(..) => return,
         };
         self.alarms.get_or_create(&[("kind", alarm)]).inc();
@@ -210,7 +207,7 @@ impl HostMetrics {
 
     fn attempt_ended(&self, trace: &Trace) {
         let outcome = if trace.ending == Ending::Moved { "moved" } else { "failed" };
-        self.migrations.get_or_create(&[("role", role(trace.side)), ("outcome", outcome)]).inc();
+        self.migrations.get_or_create(&[("role", trace.side.name()), ("outcome", outcome)]).inc();
         let direction = if trace.side == Side::Source { "sent" } else { "received" };
         self.transferred.get_or_create(&[("direction", direction)]).inc_by(trace.bytes);
         if let Some(downtime) = trace.downtime {
@@ -220,7 +217,7 @@ impl HostMetrics {
             let known = STEPS.iter().find(|(side, step, _)| (*side, *step) == (trace.side, after.0));
             if let Some((side, _, label)) = known {
                 self.steps
-                    .get_or_create(&[("role", role(*side)), ("step", label)])
+                    .get_or_create(&[("role", side.name()), ("step", label)])
                     .observe_us(after.1.since(before.1).0);
             }
         }

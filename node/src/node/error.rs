@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use wayfare_net::NetError;
 use wayfare_protocol::reject::Reject;
-use wayfare_telemetry::ListenError;
+use wayfare_telemetry::{ListenError, OtlpError};
 
 use crate::{
     api::ApiError, config::ConfigError, enrol::EnrolError, gateway::GatewayError, host::HostError, runtime::ProbeError,
@@ -37,6 +37,9 @@ pub enum NodeError {
     /// The port for metrics cannot be had.
     #[error(transparent)]
     Metrics(#[from] ListenError),
+    /// Traces cannot be sent.
+    #[error("telemetry.otlp")]
+    Telemetry(#[from] OtlpError),
     /// The mesh cannot be had.
     #[error("the mesh cannot be started")]
     Net(#[source] Box<NetError>),
@@ -81,7 +84,8 @@ impl NodeError {
             | Self::Config(_)
             | Self::Address { .. }
             | Self::Certificate { .. }
-            | Self::Metrics(_) => true,
+            | Self::Metrics(_)
+            | Self::Telemetry(_) => true,
             Self::Enrol(error) => matches!(error, EnrolError::Refused { .. } | EnrolError::State(_)),
             Self::Gateway(error) => matches!(error, GatewayError::Listen { .. } | GatewayError::Service { .. }),
             Self::Api(error) => error.is_setup(),

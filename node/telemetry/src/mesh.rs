@@ -38,7 +38,7 @@ pub struct NetMetrics {
     net: Net,
     peers: Gauge,
     streams: Gauges<1>,
-    dropped: [Counter; 6],
+    dropped: [Counter; 8],
 }
 
 impl NetMetrics {
@@ -59,6 +59,8 @@ impl NetMetrics {
             ("probes_refused", "A peer's probe stream was reset, since too many are open"),
             ("inbound_failed", "An inbound connection failed its handshake or exceeded a limit"),
             ("dials_failed", "A dial failed at every address"),
+            ("versions_refused", "A peer speaks no version of the protocol that this node speaks"),
+            ("frames_unsent", "A frame was not sent, since the version spoken with its receiver has no such message"),
         ];
         for ((name, help), counter) in described.into_iter().zip(&this.dropped) {
             metrics.add(&format!("wayfare_net_{name}"), help, counter);
@@ -79,8 +81,19 @@ impl NetMetrics {
             probes_refused,
             inbound_failed,
             dials_failed,
+            versions_refused,
+            frames_unsent,
         } = self.net.counters();
-        let values = [gossip_dropped, verdicts_dropped, streams_refused, probes_refused, inbound_failed, dials_failed];
+        let values = [
+            gossip_dropped,
+            verdicts_dropped,
+            streams_refused,
+            probes_refused,
+            inbound_failed,
+            dials_failed,
+            versions_refused,
+            frames_unsent,
+        ];
         self.dropped.iter().zip(values).for_each(|(counter, value)| follow(counter, value));
     }
 }

@@ -67,6 +67,7 @@ struct Memory {
     held: BTreeMap<MigrationId, RememberedHeld>,
     departed: Vec<Signed<Placement>>,
     finished: VecDeque<MigrationId>,
+    cordoned: bool,
     started: BTreeMap<Stay, Vec<u8>>,
     logs: BTreeMap<Stay, Vec<(u64, Logged)>>,
 }
@@ -136,6 +137,7 @@ impl Memory {
             }
             Entry::Departed { placement } => self.departed.push(placement),
             Entry::Finished { migs } => self.finished.extend(migs),
+            Entry::Cordoned { cordoned } => self.cordoned = cordoned,
             Entry::Snapshot(entries) => {
                 let (started, logs) = (std::mem::take(&mut self.started), std::mem::take(&mut self.logs));
                 *self = Self { started, logs, ..Self::default() };
@@ -183,6 +185,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         let mut host = Self::new(identity, config, bundle, last_seq);
         host.finished = memory.finished;
+        host.cordoned = memory.cordoned;
         for placement in memory.departed {
             host.departs(placement.unverified()?.service, placement);
         }
@@ -284,7 +287,14 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         let placer = Placer::new(self.config.placement, manifest.required, manifest.max_rtt);
         let attempt = consented.map(|(ids, consented, addresses)| {
-            let mut trace = Trace::new(service, manifest.name.clone(), epoch, ids.host, Side::Source, "resumed after a restart".to_owned());
+            let mut trace = Trace::new(
+                service,
+                manifest.name.clone(),
+                epoch,
+                ids.host,
+                Side::Source,
+                "resumed after a restart".to_owned(),
+            );
             trace.mig = Some(ids.mig);
             Attempt {
                 source: Source::restore(ids, consented, addresses, now.mono),
@@ -312,7 +322,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             held: VecDeque::new(),
             attempt,
             counter: 0,
-            decide_at: Instant::default(),
+            since: now.wall,
             disk: durable.then_some(disk),
             arriving_since: None,
         };
@@ -336,7 +346,14 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         images.push(ImageId::Held(mig));
         let job = HeldJob { mig, service, epoch, code: manifest.code, memory_bytes: manifest.required.memory_bytes };
-        let mut trace = Trace::new(service, manifest.name.clone(), ids.epoch, from, Side::Target, "resumed after a restart".to_owned());
+        let mut trace = Trace::new(
+            service,
+            manifest.name.clone(),
+            ids.epoch,
+            from,
+            Side::Target,
+            "resumed after a restart".to_owned(),
+        );
         trace.mig = Some(mig);
         let target = Target::restore::<S>(ids, from, manifest, secret, held);
         // Nothing is due before the image is back.
@@ -381,6 +398,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let frozen = hosted.attempt.as_ref().is_some_and(|attempt| attempt.source.has_consented());
         hosted.run = if frozen { Run::Frozen } else { Run::Serving };
         self.outbox.now(Effect::Event(Event::Restored(stay.0, stay.1)));
+        self.drain_on();
         self.admit_held(stay, now);
     }
 
@@ -536,6 +554,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// Entries that say what all entries say, but for the logs.
     fn snapshot(&self) -> Vec<Entry> {
         let mut entries = vec![Entry::Finished { migs: self.finished.iter().copied().collect() }];
+        if self.cordoned {
+            entries.push(Entry::Cordoned { cordoned: true });
+        }
         for departed in &self.departed {
             entries.push(Entry::Departed { placement: departed.placement.clone() });
         }

@@ -17,6 +17,16 @@ pub enum Side {
     Target,
 }
 
+impl Side {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        }
+    }
+}
+
 /// How an attempt stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

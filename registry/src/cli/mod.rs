@@ -9,15 +9,17 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, sync
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 use wayfare_net::{DirectConnector, Witness};
 use wayfare_protocol::trust::Role;
-use wayfare_telemetry::MetricsSettings;
+use wayfare_telemetry::{
+    MetricsSettings, TelemetrySettings,
+    logs::{self, LogFormat},
+};
 
 use crate::{
     api::{BackupRequest, JoinTokenRequest, RevokeRequest, Status},
     backup::{self, BackupError},
-    config::{ConfigError, StateDir},
+    config::{ConfigError, Observed, StateDir},
     run::{RunError, run_watched},
     view::{BackupView, HostView, JoinTokenView, RecoveryView, ServiceView, StatsView},
 };
@@ -88,16 +90,23 @@ enum Command {
         /// Where its metrics may be read by HTTP, as 127.0.0.1:9464 [default: nowhere]
         #[arg(long, value_name = "ADDRESS")]
         metrics: Option<SocketAddr>,
+        /// Where it sends traces by OTLP, as http://127.0.0.1:4318 [default: nowhere]
+        #[arg(long, value_name = "URL")]
+        otlp: Option<String>,
     },
     /// Run the registry until it is interrupted.
     #[command(after_help = "Examples:
   wayfare-registry run
   RUST_LOG=debug wayfare-registry run --dir /var/lib/wayfare-registry
+  wayfare-registry run --log-format json 2>> registry.log
 
 With --json, one object with the addresses is printed once it is ready.")]
     Run {
         #[command(flatten)]
         common: Common,
+        /// What the log on stderr looks like: text or json [default: as registry.toml says]
+        #[arg(long, value_name = "FORMAT", value_parser = LogFormat::parse)]
+        log_format: Option<LogFormat>,
     },
     /// Print a token that lets one node join, once.
     #[command(after_help = "Examples:
@@ -220,13 +229,14 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
     match command {
-        Command::Init { common, name, listen, metrics } => {
+        Command::Init { common, name, listen, metrics, otlp } => {
             let dir = StateDir::new(&common.dir);
-            let anchor = dir.init(&name, &listen, MetricsSettings { listen: metrics })?;
+            let (metrics, telemetry) = (MetricsSettings { listen: metrics }, TelemetrySettings { otlp });
+            let anchor = dir.init(&name, &listen, Observed { metrics, telemetry })?;
             let status = Status::new(&name, &anchor);
             output::initialised(&dir, &status, common.json)
         }
-        Command::Run { common } => runtime.block_on(serve(common, witness)),
+        Command::Run { common, log_format } => runtime.block_on(serve(common, log_format, witness)),
         Command::JoinToken { common, cloud, role, ttl } => {
             let request = JoinTokenRequest { cloud, role: role.role().name().to_owned(), ttl_s: ttl.as_secs() };
             let token: JoinTokenView = runtime.block_on(client(&common).post("/v1/join-tokens", &request))?;
@@ -275,12 +285,9 @@ async fn make_backup(common: &Common, file: PathBuf, force: bool) -> anyhow::Res
     }
 }
 
-async fn serve(common: Common, witness: Option<Arc<dyn Witness>>) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("warn,wayfare_registry=info,wayfare_net=info"));
-    // A second call in one process (tests) keeps the first logger.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+async fn serve(common: Common, log_format: Option<LogFormat>, witness: Option<Arc<dyn Witness>>) -> anyhow::Result<()> {
     let config = StateDir::new(&common.dir).load()?;
+    logs::init(log_format.unwrap_or(config.log.format));
     let name = config.name.clone();
     let shutdown = CancellationToken::new();
     let registry = run_watched(config, Arc::new(DirectConnector), witness, shutdown.clone()).await?;
