@@ -508,8 +508,8 @@ impl Owner {
     /// One line with all there is to know, and this host's part of the migration's trace.
     fn attempt_ended(&self, trace: &Trace) {
         let (outcome, reason) = match &trace.ending {
-            Ending::Failed(reason) => ("failed", reason.as_str()),
-            Ending::Moved | Ending::Running => ("moved", trace.reason.as_str()),
+            Ending::Failed(reason) => ("failed", Some(reason.as_str())),
+            Ending::Moved | Ending::Running => ("moved", Some(trace.reason.as_str()).filter(|text| !text.is_empty())),
         };
         info!(
             service = %trace.service, name = trace.service_name, migration = trace.mig.map(tracing::field::display), epoch = %trace.epoch,

@@ -3,8 +3,6 @@
 //! Whoever has spans hands them over and goes on: [`Spans::send`] never waits. They queue up to [`SPANS_QUEUED_MAX`]; a task of its own
 //! sends them in batches. A collector that is slow, dead or refuses costs spans, which are counted, and nothing else.
 
-use std::time::Duration;
-
 use hyper::Uri;
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
@@ -186,12 +184,16 @@ impl Task {
                 () = tokio::time::sleep(LINGER) => {}
             }
             let batch = self.batch(Some(first));
-            self.export(batch, EXPORT_TIMEOUT).await;
+            let stopping = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(FLUSH_TIMEOUT).await;
+            };
+            self.export(batch, stopping).await;
         }
         self.queued.close();
         let rest = self.batch(None);
         if !rest.is_empty() {
-            self.export(rest, FLUSH_TIMEOUT).await;
+            self.export(rest, tokio::time::sleep(FLUSH_TIMEOUT)).await;
         }
     }
 
@@ -205,13 +207,18 @@ impl Task {
         batch
     }
 
-    async fn export(&mut self, batch: Vec<SpanData>, within: Duration) {
+    /// Sends a batch, unless that takes longer than [`EXPORT_TIMEOUT`] or `given_up`.
+    async fn export(&mut self, batch: Vec<SpanData>, given_up: impl Future<Output = ()>) {
         let spans = batch.len();
-        let result = tokio::time::timeout(within, self.exporter.export(batch)).await;
-        let failure = match result {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("it did not answer in time".to_owned()),
+        let late = || Some("it did not answer in time".to_owned());
+        let failure = tokio::select! {
+            biased;
+            result = tokio::time::timeout(EXPORT_TIMEOUT, self.exporter.export(batch)) => match result {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => late(),
+            },
+            () = given_up => late(),
         };
         count(&self.counted, if failure.is_none() { "exported" } else { "failed" }, spans);
         let failing = failure.is_some();
@@ -305,7 +312,7 @@ mod tests {
         let (_held, _) = listener.accept().await.unwrap();
         shutdown.cancel();
         tracker.close();
-        tokio::time::timeout(EXPORT_TIMEOUT + FLUSH_TIMEOUT * 4, tracker.wait()).await.unwrap();
+        tokio::time::timeout(EXPORT_TIMEOUT, tracker.wait()).await.unwrap();
         assert!(counted(&spans, "failed") > 0);
         assert_eq!(counted(&spans, "exported"), 0);
     }

@@ -12,6 +12,7 @@ use std::{
 
 use serde_json::Value;
 
+mod logs;
 mod metrics;
 
 const NODE: &str = env!("CARGO_BIN_EXE_wayfare-under-test");
@@ -58,11 +59,15 @@ impl Running {
     fn start(program: &str, dir: &Path) -> Self {
         let arguments = ["run", "--json", "--dir"];
         let mut command = Command::new(program);
-        command.args(arguments).arg(dir).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
+        Self::of(command.args(arguments).arg(dir).stderr(Stdio::null()), dir)
+    }
+
+    /// A command that says on its first line that it runs.
+    fn of(command: &mut Command, dir: &Path) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{program} did not start: {line:?}"));
+        let ready = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{command:?} did not start: {line:?}"));
         Self { child, dir: dir.to_owned(), ready }
     }
 
