@@ -10,6 +10,7 @@
 mod bootstrap;
 mod connector;
 mod counters;
+mod discovery;
 mod driver;
 mod error;
 pub mod frames;
@@ -24,8 +25,10 @@ mod opener;
 mod peers;
 mod pool;
 mod probe;
+mod race;
 mod stream;
 mod substreams;
+mod target;
 mod transport;
 mod witness;
 
