@@ -130,6 +130,7 @@ pub struct RunningNode {
     /// That Registry.
     pub registry: RegistryId,
     advertised: Vec<String>,
+    leaving: CancellationToken,
     tracker: TaskTracker,
     shutdown: CancellationToken,
     _lock: Option<DirLock>,
@@ -144,6 +145,11 @@ impl RunningNode {
     /// Returns once the node is stopping, because it was told to or because it must.
     pub async fn stopping(&self) {
         self.shutdown.cancelled().await;
+    }
+
+    /// Returns once the node has been drained, and is to be stopped: it has taken leave of the mesh.
+    pub async fn leaving(&self) {
+        self.leaving.cancelled().await;
     }
 
     /// Stops the node, waits for its tasks for [`shutdown::GRACE`] at most, and says whether they all ended. Services that
@@ -233,6 +239,7 @@ async fn bring_up(
         certificate,
         registry,
         advertised: options.config.node.advertise.clone(),
+        leaving: CancellationToken::new(),
         tracker: tracker.clone(),
         shutdown: shutdown.clone(),
         _lock: None,
@@ -249,6 +256,7 @@ async fn bring_up(
             certificate: node.certificate.clone(),
             registry,
             addresses: node.addresses(),
+            leaving: node.leaving.clone(),
         };
         api::serve(socket, parts, tracker, shutdown.clone())?;
     }

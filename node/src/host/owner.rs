@@ -44,7 +44,7 @@ use crate::{
 /// The first frame of a request stream at most.
 const HELLO_BYTES_MAX: usize = 4096;
 /// Events that a slow reader may fall behind.
-const EVENTS_MAX: usize = 256;
+const EVENTS_MAX: usize = 1024;
 /// What a witness knows the state's records by.
 const RECORDS: &str = "Records";
 /// The longest sleep.
@@ -463,6 +463,7 @@ impl Owner {
     fn tell(&self, event: Event) {
         match &event {
             Event::Serving(service, epoch) => info!(%service, %epoch, "serving"),
+            Event::Progress(service) => debug!(%service, "a migration goes on"),
             Event::MoveStarted(service, to, reason) => info!(%service, to = %format!("{to:#}"), reason, "moving"),
             Event::MovedAway(service, to) => info!(%service, to = %format!("{to:#}"), "moved away"),
             Event::MoveFailed(service, to, reason) => {

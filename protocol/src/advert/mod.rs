@@ -48,6 +48,14 @@ pub struct Advert {
     pub expiry: Timestamp,
 }
 
+impl Advert {
+    /// Whether the host says with it that it leaves the mesh: it is over as it is made, so nobody goes there by it, and it
+    /// replaces what the host said before. To who does not know farewells it is an advert that expires.
+    pub const fn is_farewell(&self) -> bool {
+        self.expiry.0 <= self.serial
+    }
+}
+
 impl Wire for Advert {
     const LIMIT: usize = ADVERT_BYTES_MAX - 256;
 }
