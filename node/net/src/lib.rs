@@ -44,6 +44,7 @@ pub use net::{Net, NetConfig, NetEvent};
 pub use peers::Incompatible;
 pub use pool::{Pool, PoolEvent};
 pub use stream::{Protocol, Stream};
+pub use target::{furthest_first, with_quic};
 pub use tokio_util::sync::CancellationToken;
 pub use wayfare_protocol::advert::Verdict;
 pub use witness::{Watched, Witness};

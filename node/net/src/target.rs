@@ -17,6 +17,25 @@ pub(crate) fn is_quic(address: &Multiaddr) -> bool {
     address.iter().any(|part| matches!(part, Part::Udp(_) | Part::QuicV1 | Part::Quic))
 }
 
+/// `/ip4|ip6/IP/tcp/PORT`, and beside it the address of QUIC at the same port; any other address alone.
+pub fn with_quic(address: &str) -> Vec<String> {
+    let beside = address.parse().ok().and_then(|parsed: Multiaddr| match Target::of(&parsed)? {
+        Target::Tcp(socket) if !address.contains("/p2p/") => {
+            let family = if socket.is_ipv4() { "ip4" } else { "ip6" };
+            Some(format!("/{family}/{}/udp/{}/quic-v1", socket.ip(), socket.port()))
+        }
+        _ => None,
+    });
+    std::iter::once(address.to_owned()).chain(beside).collect()
+}
+
+/// Addresses in the order of their use to others: those of the loopback last, TCP before QUIC.
+pub fn furthest_first(mut addresses: Vec<String>) -> Vec<String> {
+    let is_local = |text: &String| text.starts_with("/ip4/127.") || text.starts_with("/ip6/::1/");
+    addresses.sort_by_key(|text| (is_local(text), !text.contains("/tcp/")));
+    addresses
+}
+
 /// What a multiaddr says to dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -111,6 +130,15 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quic_stands_beside_tcp() {
+        assert_eq!(with_quic("/ip4/0.0.0.0/tcp/4740"), ["/ip4/0.0.0.0/tcp/4740", "/ip4/0.0.0.0/udp/4740/quic-v1"]);
+        assert_eq!(with_quic("/ip6/::1/tcp/1")[1], "/ip6/::1/udp/1/quic-v1");
+        for alone in ["/dns/a.example/tcp/1", "/ip4/192.0.2.7/udp/1/quic-v1", "nonsense"] {
+            assert_eq!(with_quic(alone), [alone]);
+        }
+    }
 
     #[test]
     fn an_address_says_how_to_dial() {
