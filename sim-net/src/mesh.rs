@@ -22,7 +22,6 @@ use wayfare_node::{
 use wayfare_protocol::{
     host::Event,
     ids::{HostId, OwnerKey, ServiceId},
-    limits::LEASE,
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::trace::Trace,
     placement::Policy,
@@ -145,16 +144,9 @@ impl Mesh {
             Records::Disk => StoreChoice::Redb(dir.path().join("registry.redb")),
         };
         let config = wayfare_registry::Config {
-            secret: fresh_secret(&mut rng),
-            name: "registry".to_owned(),
-            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
-            announce: Vec::new(),
-            versions: wayfare_protocol::wire::VERSIONS.to_vec(),
             certificate_lifetime: Micros::from_secs(24 * 3600),
-            lease: LEASE,
             store,
-            socket: None,
-            trust: None,
+            ..wayfare_registry::Config::in_process(fresh_secret(&mut rng))
         };
         let connector = connector(emulator.as_ref(), at);
         let registry = wayfare_registry::run(config, connector, shutdown.clone()).await?;

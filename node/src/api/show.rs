@@ -53,7 +53,7 @@ impl Shared {
             host: certificate.host.to_string(),
             region: certificate.region.clone(),
             registry: self.parts.registry.to_string(),
-            addresses: self.parts.addresses.clone(),
+            addresses: crate::node::addresses(&self.parts.net, &self.parts.advertised),
             peers: self.parts.net.connected(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     clock::{Entropy, entropy, now},
     journal::{JournalWriter, Synced},
-    mesh::{meet, newer, unsent},
+    mesh::{advertisable, meet, newer, unsent},
     runtime::{Driver, Prepared},
     words::describe,
 };
@@ -85,6 +85,7 @@ pub(super) struct Owner {
     bundle: TrustBundle,
     net: Net,
     net_events: mpsc::Receiver<NetEvent>,
+    addresses: Option<watch::Receiver<Vec<String>>>,
     migrate: Pool,
     requests: Pool,
     registry: Pool,
@@ -125,7 +126,9 @@ impl Owner {
     ) -> Result<Self, HostError> {
         let HostParts { bundle, net, net_events, advertised, driver, witness, .. } = parts;
         let Kept { journal, modules, images, logs } = kept;
-        host.set_addresses(if advertised.is_empty() { net.listen_addresses() } else { advertised });
+        // Configured addresses stay; others follow the interfaces.
+        let addresses = advertised.is_empty().then(|| net.watch_addresses());
+        host.set_addresses(if advertised.is_empty() { advertisable(net.listen_addresses()) } else { advertised });
         modules.digests().for_each(|digest| host.handle_module(digest));
         let pool = |protocol, cap| Pool::new(net.clone(), protocol, cap, tracker.clone(), shutdown.child_token());
         let (migrate, migrate_events) = pool(Protocol::Migrate, FRAME_BYTES_MAX);
@@ -148,6 +151,7 @@ impl Owner {
             bundle,
             net,
             net_events,
+            addresses,
             migrate,
             requests,
             registry,
@@ -231,6 +235,10 @@ impl Owner {
                     self.tracker.spawn(bulk::receive(peer, stream, self.happened.clone()));
                 }
                 Some(event) = self.net_events.recv() => self.handle_net_event(event),
+                Some(addresses) = changed(&mut self.addresses) => {
+                    info!(?addresses, "this node's addresses have changed");
+                    self.host.set_addresses(advertisable(addresses));
+                }
                 _ = probes.tick() => self.probe(),
                 () = tokio::time::sleep(sleep) => {}
             }
@@ -735,5 +743,16 @@ impl Owner {
             NetEvent::PeerDisconnected(_) => {}
             NetEvent::Incompatible(_) => self.host.count_reject(Reject::NoCommonVersion),
         }
+    }
+}
+
+/// The new addresses, once they change; never, if they do not.
+async fn changed(addresses: &mut Option<watch::Receiver<Vec<String>>>) -> Option<Vec<String>> {
+    match addresses {
+        Some(watched) => {
+            watched.changed().await.ok()?;
+            Some(watched.borrow_and_update().clone())
+        }
+        None => std::future::pending().await,
     }
 }
