@@ -97,6 +97,8 @@ pub struct Joining {
     pub policy: Policy,
     /// The service that it carries, and where, if it is a gateway.
     pub carries: Option<(String, SocketAddr)>,
+    /// Others that it carries.
+    pub also_carries: Vec<(String, SocketAddr)>,
     /// How often it measures round trips, if it is a gateway.
     pub probe_interval: Duration,
 }
@@ -105,7 +107,15 @@ impl Joining {
     /// A member with the defaults.
     pub fn new(name: impl Into<String>, role: Role, row: usize) -> Self {
         let probe_interval = Duration::from_millis(500);
-        Self { name: name.into(), role, row, policy: Policy::Sardis, carries: None, probe_interval }
+        Self {
+            name: name.into(),
+            role,
+            row,
+            policy: Policy::Sardis,
+            carries: None,
+            also_carries: Vec::new(),
+            probe_interval,
+        }
     }
 }
 
@@ -172,15 +182,19 @@ impl Mesh {
     /// # Errors
     /// What the node or the Registry reports.
     pub async fn join(&self, joining: Joining) -> anyhow::Result<Member> {
-        let Joining { name, role, row, policy, carries, probe_interval } = joining;
+        let Joining { name, role, row, policy, carries, also_carries, probe_interval } = joining;
         let token = self.registry.handle().join_token(&name, role, JOIN_TTL).await?;
         let at = self.emulator.as_ref().map(|emulator| emulator.add_node(row)).transpose()?;
         let mut config = Config::default();
         config.node.listen = vec!["/ip4/127.0.0.1/tcp/0".to_owned()];
         config.node.region = format!("row {row}");
         config.placement.policy = policy;
-        if let Some((service, listen)) = carries {
-            config.gateway.services = vec![CarriedService { name: service, listen }];
+        // Room for more services than any demo or test has.
+        config.capacity.cpu_millicores = 100_000;
+        config.capacity.memory_mib = 64 * 1024;
+        let carried = |(name, listen)| CarriedService { name, listen };
+        config.gateway.services = carries.into_iter().chain(also_carries).map(carried).collect();
+        if role == Role::Gateway {
             config.gateway.probe_interval_ms = u64::try_from(probe_interval.as_millis()).unwrap_or(u64::MAX);
             config.gateway.report_interval_ms = config.gateway.probe_interval_ms;
         }

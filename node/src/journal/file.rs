@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 
-use super::format::{BadHead, ENTRY_HEAD_BYTES, HEAD_BYTES, Head, VERSION, entry_len, scan};
+use super::examine::examine;
+use super::format::{ENTRY_HEAD_BYTES, HEAD_BYTES, Head, entry_len};
 use super::limits::{ENTRY_BYTES_MAX, JOURNAL_BYTES_MAX, RESERVE_BYTES, RESERVE_LEFT_MIN};
 #[cfg(test)]
 use super::tests;
@@ -74,24 +75,8 @@ impl Journal {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
-        let damaged = |at: usize, next: Option<usize>| JournalError::Damaged {
-            path: path.to_owned(),
-            at: at as u64,
-            next: next.map(|next| next as u64),
-        };
-        let head = Head::decode(&bytes).map_err(|bad| match bad {
-            BadHead::NotAJournal => JournalError::NotAJournal { path: path.to_owned() },
-            BadHead::Version(found) => JournalError::Version { path: path.to_owned(), found, supported: VERSION },
-            // The head was synced before the file got its name, so nothing but damage can be wrong with it.
-            BadHead::Damaged => damaged(0, None),
-        })?;
-        let found = scan(&head, &bytes);
+        let (head, found) = examine(path, &bytes)?;
         let last = found.entries.last().map_or(0, |(seq, _)| *seq);
-        // What a compaction wrote was synced before the file got its name: no crash can have torn it.
-        let incomplete = last < head.base && bytes.len() > HEAD_BYTES;
-        if found.next.is_some() || incomplete {
-            return Err(damaged(found.end, found.next));
-        }
         let torn =
             (found.end < bytes.len()).then(|| Torn { at: found.end as u64, bytes: (bytes.len() - found.end) as u64 });
         if torn.is_some() {

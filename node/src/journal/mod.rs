@@ -12,6 +12,7 @@
 //!
 //! Read next: `format` for the bytes, `file` for [`Journal`], `writer` for the thread.
 
+mod examine;
 mod file;
 mod format;
 mod writer;
@@ -19,6 +20,7 @@ mod writer;
 use std::io;
 use std::path::PathBuf;
 
+pub use examine::check;
 pub use file::{Journal, Opened, Torn};
 pub use writer::{JournalWriter, Keep, Synced, WriterClosed};
 

@@ -166,7 +166,8 @@ fn print_event(view: &View, members: &[Member], at: &str, event: &Event) {
         | Event::MovedAway(..)
         | Event::DeployFailed(..)
         | Event::Restoring(..)
-        | Event::Restored(..) => {}
+        | Event::Restored(..)
+        | Event::Progress(_) => {}
     }
 }
 
