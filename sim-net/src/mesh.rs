@@ -142,7 +142,7 @@ impl Mesh {
         let mut rng = rand_core::UnwrapErr(getrandom::SysRng);
         let store = match records {
             Records::Memory => StoreChoice::Memory(MemoryStore::default()),
-            Records::Disk => StoreChoice::Redb(dir.path().join("registry.redb")),
+            Records::Disk => StoreChoice::Disk(dir.path().join("registry.journal")),
         };
         let config = wayfare_registry::Config {
             secret: fresh_secret(&mut rng),

@@ -12,6 +12,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
+use wayfare_journal::{JournalWriter, Synced};
 use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol, Watched};
 use wayfare_protocol::{
     advert::Gossip,
@@ -35,7 +36,6 @@ use super::{
 };
 use crate::{
     clock::{Entropy, entropy, now},
-    journal::{JournalWriter, Synced},
     mesh::{judge, meet},
     runtime::{Driver, Prepared},
     words::describe,
