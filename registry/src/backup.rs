@@ -246,3 +246,80 @@ fn copy(path: &Path, to: &Path) -> Result<(), BackupError> {
     drop(LogStore::create(to, rows?)?);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use wayfare_protocol::{
+        registry::{Effect, Registry, RegistryConfig},
+        time::Micros,
+        trust::Role,
+    };
+
+    use super::*;
+    use crate::handle::Machine;
+
+    /// A directory whose registry has made a join token, and what is to be stored of that.
+    fn place() -> (tempfile::TempDir, StateDir, Vec<StoreOp>) {
+        let root = tempfile::tempdir().unwrap();
+        let dir = StateDir::new(root.path().join("registry"));
+        dir.init("tests", "127.0.0.1:0").unwrap();
+        let config = RegistryConfig::new::<wayfare_protocol::suite::Dalek>(dir.load().unwrap().secret, Vec::new());
+        let mut machine: Machine = Registry::new(config);
+        let lifetime = Micros::from_secs(60);
+        machine.create_join_token(clock::now(), &mut clock::entropy(), "fjord", Role::Cloud, lifetime).unwrap();
+        let Some(Effect::Persist { batch, .. }) = machine.poll_effect() else { panic!("nothing to store") };
+        (root, dir, batch)
+    }
+
+    fn tables(dir: &StateDir) -> Vec<Table> {
+        let mut tables: Vec<Table> =
+            LogStore::open(&dir.store()).unwrap().load().unwrap().into_iter().map(|(table, ..)| table).collect();
+        tables.sort();
+        tables
+    }
+
+    #[test]
+    fn a_backup_of_an_earlier_version_is_restored_as_it_is() {
+        let (root, dir, batch) = place();
+        let path = root.path().join("backup");
+        RedbStore::open(&path).unwrap().commit(&batch).unwrap();
+        let before = fs::read(&path).unwrap();
+        restore(&dir, &path, false).unwrap();
+        assert!(tables(&dir).contains(&Table::Restored));
+        assert_eq!(fs::read(&path).unwrap(), before, "the backup itself is only read");
+        assert_eq!(fs::metadata(dir.store()).unwrap().permissions().mode() & 0o777, 0o600);
+        // Backed up again, it is of this version.
+        let again = root.path().join("again");
+        of_stopped(&dir, &again, false).unwrap();
+        assert!(fs::read(&again).unwrap().starts_with(MAGIC));
+    }
+
+    #[test]
+    fn a_backup_that_was_cut_is_no_backup() {
+        let (root, dir, batch) = place();
+        let path = root.path().join("backup");
+        write(&batch, &path, false).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for length in [0, 4, 8, 20, 33, whole.len() / 2, whole.len() - 1] {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = restore(&dir, &path, false).unwrap_err();
+            assert!(matches!(error, BackupError::NoBackup { .. } | BackupError::Store(_)), "{length}: {error}");
+            assert!(!LogStore::exists(&dir.store()), "{length}");
+        }
+        fs::write(&path, &whole).unwrap();
+        restore(&dir, &path, false).unwrap();
+    }
+
+    #[test]
+    fn records_of_an_earlier_version_are_backed_up_and_replaced_with_care() {
+        let (root, dir, batch) = place();
+        let old = dir.store().with_extension("redb");
+        RedbStore::open(&old).unwrap().commit(&batch).unwrap();
+        let path = root.path().join("backup");
+        of_stopped(&dir, &path, false).unwrap();
+        assert_eq!(tables(&dir), [Table::Tokens]);
+        assert!(!old.exists());
+        let refused = restore(&dir, &path, false).unwrap_err();
+        assert!(matches!(refused, BackupError::WouldReplace { .. }), "{refused}");
+    }
+}
