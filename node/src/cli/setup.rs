@@ -70,10 +70,12 @@ fn configuration(args: &args::Init, role: Role) -> Config {
         node.listen.clear();
     }
     if !args.listen.is_empty() {
-        node.listen.clone_from(&args.listen);
+        node.listen = args.listen.iter().flat_map(|listen| listen.all.clone()).collect();
     }
-    node.bootstrap.clone_from(&args.bootstrap);
-    node.advertise.clone_from(&args.advertise);
+    // One way to each: a second connection would be of no use.
+    node.bootstrap = args.bootstrap.iter().map(|address| address.first.clone()).collect();
+    node.advertise = args.advertise.iter().flat_map(|address| address.all.clone()).collect();
+    node.mdns = args.mdns;
     node.region.clone_from(&args.region);
     capacity.cpu_millicores = args.cpu.unwrap_or(capacity.cpu_millicores);
     capacity.memory_mib = args.memory.unwrap_or(capacity.memory_mib);

@@ -81,9 +81,9 @@ enum Command {
         /// What people call this registry.
         #[arg(long, default_value = "registry")]
         name: String,
-        /// Where it will listen: HOST:PORT, or a multiaddr such as /ip4/0.0.0.0/tcp/4730.
+        /// Where it will listen: HOST:PORT (by TCP and QUIC), or a multiaddr such as /ip4/0.0.0.0/tcp/4730.
         #[arg(long, default_value = "127.0.0.1:4730", value_name = "ADDR", value_parser = parse_listen)]
-        listen: String,
+        listen: Listen,
     },
     /// Run the registry until it is interrupted.
     #[command(after_help = "Examples:
@@ -218,7 +218,7 @@ fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Resul
     match command {
         Command::Init { common, name, listen } => {
             let dir = StateDir::new(&common.dir);
-            let anchor = dir.init(&name, &listen)?;
+            let anchor = dir.init(&name, &listen.0)?;
             let status = Status::new(&name, &anchor);
             output::initialised(&dir, &status, common.json)
         }
@@ -302,16 +302,23 @@ async fn interrupted() -> std::io::Result<()> {
     }
 }
 
-/// `HOST:PORT` with a numeric host, or a multiaddr as it is.
-fn parse_listen(text: &str) -> Result<String, String> {
+/// Where to listen, as multiaddrs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Listen(Vec<String>);
+
+/// `HOST:PORT` with a numeric host, by TCP and QUIC; or a multiaddr as it is.
+fn parse_listen(text: &str) -> Result<Listen, String> {
     if text.starts_with('/') {
-        return Ok(text.to_owned());
+        return Ok(Listen(vec![text.to_owned()]));
     }
-    match text.parse() {
-        Ok(std::net::SocketAddr::V4(address)) => Ok(format!("/ip4/{}/tcp/{}", address.ip(), address.port())),
-        Ok(std::net::SocketAddr::V6(address)) => Ok(format!("/ip6/{}/tcp/{}", address.ip(), address.port())),
-        Err(_) => Err("expected an address such as 127.0.0.1:4730, [::1]:4730 or /ip4/127.0.0.1/tcp/4730".to_owned()),
-    }
+    let tcp = match text.parse() {
+        Ok(std::net::SocketAddr::V4(address)) => format!("/ip4/{}/tcp/{}", address.ip(), address.port()),
+        Ok(std::net::SocketAddr::V6(address)) => format!("/ip6/{}/tcp/{}", address.ip(), address.port()),
+        Err(_) => {
+            return Err("expected an address such as 127.0.0.1:4730, [::1]:4730 or /ip4/127.0.0.1/tcp/4730".to_owned());
+        }
+    };
+    Ok(Listen(wayfare_net::with_quic(&tcp)))
 }
 
 fn parse_ttl(text: &str) -> Result<Duration, String> {
@@ -353,9 +360,10 @@ mod tests {
         {
             assert!(parse_ttl(bad).is_err(), "{bad}");
         }
-        assert_eq!(parse_listen("127.0.0.1:4730").as_deref(), Ok("/ip4/127.0.0.1/tcp/4730"));
-        assert_eq!(parse_listen("[::1]:1").as_deref(), Ok("/ip6/::1/tcp/1"));
-        assert_eq!(parse_listen("/dns/x/tcp/1").as_deref(), Ok("/dns/x/tcp/1"));
+        let parsed = |text: &str| parse_listen(text).unwrap().0;
+        assert_eq!(parsed("127.0.0.1:4730"), ["/ip4/127.0.0.1/tcp/4730", "/ip4/127.0.0.1/udp/4730/quic-v1"]);
+        assert_eq!(parsed("[::1]:1"), ["/ip6/::1/tcp/1", "/ip6/::1/udp/1/quic-v1"]);
+        assert_eq!(parsed("/dns/x/tcp/1"), ["/dns/x/tcp/1"]);
         assert!(parse_listen("localhost").is_err());
     }
 }
