@@ -20,7 +20,7 @@ pub struct ErrorBody {
     pub what_to_do: String,
 }
 
-/// `{name, role, host, region, registry, addresses, peers, version}`.
+/// `{name, role, host, region, registry, addresses, peers, version, cordoned}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// The provider's enrolled name.
@@ -39,6 +39,9 @@ pub struct NodeInfo {
     pub peers: usize,
     /// The program's version.
     pub version: String,
+    /// Whether it takes no services, because an operator said so.
+    #[serde(default)]
+    pub cordoned: bool,
 }
 
 /// `{name, host, region, cordoned, resources, addresses, expires_in_s}`: a cloud whose advert is live.

@@ -45,9 +45,13 @@ impl Shared {
     }
 
     /// What `RunningNode` was when it started, and how many peers it has.
-    fn info(&self) -> NodeInfo {
+    async fn info(&self) -> Result<NodeInfo, Failure> {
+        let cordoned = match &self.parts.host {
+            Some(_) => self.ask(|host, _| host.is_cordoned()).await?,
+            None => false,
+        };
         let certificate = &self.parts.certificate;
-        NodeInfo {
+        Ok(NodeInfo {
             name: certificate.name.clone(),
             role: certificate.role.name().to_owned(),
             host: certificate.host.to_string(),
@@ -56,12 +60,13 @@ impl Shared {
             addresses: crate::node::addresses(&self.parts.net, &self.parts.advertised),
             peers: self.parts.net.connected(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-        }
+            cordoned,
+        })
     }
 }
 
 pub(super) async fn node(State(api): Api) -> Answer<NodeInfo> {
-    Ok(Json(api.info()))
+    Ok(Json(api.info().await?))
 }
 
 pub(super) async fn clouds(State(api): Api) -> Answer<Vec<Cloud>> {

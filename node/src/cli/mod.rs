@@ -18,6 +18,7 @@ use crate::{api::client::Client, state::StateDir};
 
 mod args;
 mod deploy;
+mod doctor;
 mod drain;
 mod failure;
 mod setup;
@@ -105,6 +106,7 @@ async fn command(context: &Context, command: Command, given: Given) -> Result<()
         Command::Cordon => show::cordon(context, true).await,
         Command::Uncordon => show::cordon(context, false).await,
         Command::Drain(args) => drain::drain(context, args).await,
+        Command::Doctor(args) => doctor::doctor(context, args).await,
         Command::Completions(args) => completions(args.shell),
     }
 }

@@ -10,7 +10,7 @@ mod operate;
 mod services;
 
 pub(super) use node::{Init, Run};
-pub(super) use operate::{Completions, Drain};
+pub(super) use operate::{Completions, Doctor, Drain};
 pub(super) use services::{Deploy, Durability, Logs, Migrations, Move, Trace, Why};
 
 /// Services that follow their users from cloud to cloud.
@@ -84,6 +84,8 @@ What runs here stays until it moves: `wayfare drain` moves it away. The cordon h
     Uncordon,
     /// Move every service away from this node, then stop it
     Drain(Drain),
+    /// Look at all that a node needs, whether it runs or not, and say what to do about what is wrong
+    Doctor(Doctor),
     /// Print what completes this command's words in a shell
     Completions(Completions),
 }
