@@ -178,10 +178,10 @@ enum Happened {
         reply: oneshot::Sender<bulk::Receiving>,
     },
     StreamRejected(Reject),
-    /// A measured round trip.
+    /// A measured round trip; `None`: the host did not answer.
     Rtt {
         host: HostId,
-        rtt: Micros,
+        rtt: Option<Micros>,
     },
     Records {
         mig: MigrationId,

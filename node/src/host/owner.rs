@@ -577,7 +577,8 @@ impl Owner {
             }
             Happened::StateStream { peer, mig, reply } => self.handle_state_stream(peer, mig, reply),
             Happened::StreamRejected(reject) => self.host.count_reject(reject),
-            Happened::Rtt { host, rtt } => self.host.record_rtt(now(), host, rtt),
+            Happened::Rtt { host, rtt: Some(rtt) } => self.host.record_rtt(now(), host, rtt),
+            Happened::Rtt { host, rtt: None } => self.host.record_loss(now(), host),
             Happened::Records { mig, next } => self.host.handle_records(now(), mig, next),
             Happened::Received { mig, result } => self.handle_received(mig, result),
         }
@@ -739,10 +740,9 @@ impl Owner {
         let (net, happened) = (self.net.clone(), self.happened.clone());
         self.tracker.spawn(async move {
             // Who does not answer is asked again some time.
-            if let Ok(rtt) = net.probe(host, &addresses).await {
-                let rtt = Micros(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
-                let _ = happened.send(Happened::Rtt { host, rtt }).await;
-            }
+            let rtt = net.probe(host, &addresses).await.ok();
+            let rtt = rtt.map(|rtt| Micros(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)));
+            let _ = happened.send(Happened::Rtt { host, rtt }).await;
         });
     }
 
