@@ -166,8 +166,7 @@ fn print_event(view: &View, members: &[Member], at: &str, event: &Event) {
         | Event::MovedAway(..)
         | Event::DeployFailed(..)
         | Event::Restoring(..)
-        | Event::Restored(..)
-        | Event::Progress(_) => {}
+        | Event::Restored(..) => {}
     }
 }
 
