@@ -33,8 +33,8 @@ const CONFIG_BYTES_MAX: u64 = 64 * 1024;
 pub enum StoreChoice {
     /// In memory: for simulations. Clones of the store share the records.
     Memory(crate::store::MemoryStore),
-    /// In a redb file.
-    Redb(PathBuf),
+    /// In this file: see [`LogStore`](crate::store::LogStore).
+    Disk(PathBuf),
 }
 
 /// What a Registry is started with: checked.
@@ -193,7 +193,7 @@ impl StateDir {
 
     /// The records.
     pub fn store(&self) -> PathBuf {
-        self.0.join("registry.redb")
+        self.0.join("registry.journal")
     }
 
     /// The control socket, while the Registry runs.
@@ -272,7 +272,7 @@ impl StateDir {
             versions: VERSIONS.to_vec(),
             certificate_lifetime: Micros::from_secs(u64::from(file.certificate_days) * 24 * 3600),
             lease,
-            store: StoreChoice::Redb(self.store()),
+            store: StoreChoice::Disk(self.store()),
             socket: Some(socket),
             trust: Some(self.trust()),
         })

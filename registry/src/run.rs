@@ -19,7 +19,7 @@ use crate::{
     handle::{COMMANDS_MAX, Handle, Machine},
     reach::{self, Greeter},
     relay,
-    store::{RedbStore, Store, StoreError},
+    store::{LogStore, Store, StoreError},
 };
 
 /// Why a Registry did not start, or stopped.
@@ -153,7 +153,7 @@ async fn open(choice: StoreChoice, config: RegistryConfig) -> Result<(Box<dyn St
     let opening = tokio::task::spawn_blocking(move || {
         let mut store: Box<dyn Store> = match choice {
             StoreChoice::Memory(store) => Box::new(store),
-            StoreChoice::Redb(path) => Box::new(RedbStore::open(&path)?),
+            StoreChoice::Disk(path) => Box::new(LogStore::open(&path)?),
         };
         let machine = Registry::restore(config, clock::now(), store.load()?)?;
         Ok((store, machine))

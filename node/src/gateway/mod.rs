@@ -10,6 +10,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wayfare_journal::{Journal, JournalError, JournalWriter};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     gateway::{Failure, Gateway, GatewayConfig, IdempotencyKey, Refuse},
@@ -18,8 +19,6 @@ use wayfare_protocol::{
     suite::Dalek,
     time::Now,
 };
-
-use crate::journal::{Journal, JournalError, JournalWriter};
 
 mod http;
 mod ingress;

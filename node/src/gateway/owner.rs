@@ -11,6 +11,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
+use wayfare_journal::{JournalWriter, Keep, Synced};
 use wayfare_net::{Net, NetEvent, Pool, PoolEvent, Protocol, Watched};
 use wayfare_protocol::{
     advert::{Gossip, Verdict},
@@ -27,7 +28,6 @@ use wayfare_protocol::{
 use super::{Answer, Command, GatewayError, GatewayParts, Machine, name};
 use crate::{
     clock::{entropy, now},
-    journal::{JournalWriter, Keep, Synced},
     mesh::{meet, newer, unsent},
 };
 

@@ -7,8 +7,9 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
-use wayfare_net::{CancellationToken, FrameError, FrameReader, FrameWriter, Net, Protocol, Stream};
+use wayfare_net::{CancellationToken, FrameError, FrameReader, FrameWriter, Net, NetError, Protocol, Stream};
 use wayfare_protocol::{
     host::{Host, ImageId, ReceiveJob},
     ids::{HostId, MigrationId},
@@ -37,6 +38,8 @@ use crate::{
 pub(super) const RECORDS_QUEUED_MAX: usize = 8;
 /// A state stream that moves no byte for so long has failed.
 const STALL: Duration = Duration::from_secs(10);
+/// How long a stream that was opened ahead is of use: well below what a target waits for its first word.
+const AHEAD_MAX: Duration = Duration::from_secs(5);
 /// The target acknowledges each so many records,
 const ACK_EVERY: u64 = 64;
 /// and records that took so long: over a slow link, too, both sides see that it goes on before they give up.
@@ -44,8 +47,30 @@ const ACK_AFTER: Duration = Duration::from_millis(500);
 /// Bytes of the client table at most; more is no table this host could keep.
 pub(super) const SESSIONS_BYTES_MAX: usize = 96 * 1024 * 1024;
 
-/// Sends the records of one migration. Returns when the target's side has them all.
+/// A stream that is opened while the target still asks the Registry, so that a frozen service waits for no opening. What it
+/// is for is said only once there are records.
+pub(super) struct Ahead {
+    since: Instant,
+    stream: AbortOnDropHandle<Result<Stream, NetError>>,
+}
+
+impl Ahead {
+    /// Begins to open a stream to `host`.
+    pub(super) fn open(net: Net, host: HostId, addresses: Vec<String>) -> Self {
+        let opening = tokio::spawn(async move { net.open(host, &addresses, Protocol::State).await });
+        Self { since: Instant::now(), stream: AbortOnDropHandle::new(opening) }
+    }
+
+    /// Whether the target still waits for what it is for.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.since.elapsed() < AHEAD_MAX
+    }
+}
+
+/// Sends the records of one migration, on the stream that was opened ahead if there is one. Returns when the target's side
+/// has them all.
 pub(super) async fn send(
+    ahead: Option<Ahead>,
     net: Net,
     host: HostId,
     addresses: Vec<String>,
@@ -57,18 +82,26 @@ pub(super) async fn send(
     tokio::select! {
         biased;
         () = given_up.cancelled() => Err("given up".to_owned()),
-        result = send_all(net, host, addresses, mig, &mut records) => result,
+        result = send_all(ahead, net, host, addresses, mig, &mut records) => result,
     }
 }
 
 async fn send_all(
+    ahead: Option<Ahead>,
     net: Net,
     host: HostId,
     addresses: Vec<String>,
     mig: MigrationId,
     records: &mut mpsc::Receiver<SealedRecord>,
 ) -> Result<(), String> {
-    let stream = net.open(host, &addresses, Protocol::State).await.map_err(|error| describe(&error))?;
+    let opened = match ahead.filter(Ahead::is_fresh) {
+        Some(ahead) => ahead.stream.await.ok().and_then(Result::ok),
+        None => None,
+    };
+    let stream = match opened {
+        Some(stream) => stream,
+        None => net.open(host, &addresses, Protocol::State).await.map_err(|error| describe(&error))?,
+    };
     let mut writer = FrameWriter::new(stream, STATE_FRAME_BYTES_MAX);
     let stalled = |_| "the target takes no bytes".to_owned();
     let begin = StateFrame::Begin(MigrationRef { mig }).to_bytes();

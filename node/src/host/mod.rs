@@ -13,6 +13,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
+use wayfare_journal::{Disk, Journal, JournalError, JournalWriter, Opened, Space};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     host::{Event, Host, HostConfig, Identity, Restored, hosted::Stay},
@@ -25,7 +26,6 @@ use wayfare_protocol::{
 
 use crate::{
     clock::Entropy,
-    journal::{Journal, JournalError, JournalWriter, Opened},
     runtime::{Driver, Instance, LogTail, Prepared},
     words::describe,
 };
@@ -319,9 +319,19 @@ impl HostHandle {
 /// # Errors
 /// [`HostError`]; then nothing runs.
 pub fn start(parts: HostParts, tracker: &TaskTracker, shutdown: CancellationToken) -> Result<HostHandle, HostError> {
+    start_on(Box::new(Disk), parts, tracker, shutdown)
+}
+
+/// As [`start`], with the journal's space from `space`.
+fn start_on(
+    space: Box<dyn Space>,
+    parts: HostParts,
+    tracker: &TaskTracker,
+    shutdown: CancellationToken,
+) -> Result<HostHandle, HostError> {
     let dir = parts.dir.clone();
     let journal_error = |source| HostError::Journal { dir: dir.clone(), source };
-    let Opened { journal, entries, torn } = Journal::open(&dir.join("journal")).map_err(journal_error)?;
+    let Opened { journal, entries, torn } = Journal::open_on(&dir.join("journal"), space).map_err(journal_error)?;
     if let Some(torn) = torn {
         warn!(at = torn.at, bytes = torn.bytes, "the journal's end was cut by a crash: nothing promised was lost");
     }

@@ -12,6 +12,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
+use wayfare_journal::{JournalWriter, Synced};
 use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol, Watched};
 use wayfare_protocol::{
     advert::{Gossip, Verdict},
@@ -19,7 +20,7 @@ use wayfare_protocol::{
     host::{CaptureJob, Effect, Entry, Event, HeldJob, Host, ImageId, ReceiveJob, RestoreJob, hosted::Stay},
     ids::{Digest, HostId, MigrationId, RegistryId, ServiceId},
     limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX, SERVICES_MAX},
-    migration::messages::RegistryFrame,
+    migration::messages::{MigrateFrame, RegistryFrame, RequestFrame},
     reject::Reject,
     time::Micros,
     trust::TrustBundle,
@@ -35,7 +36,6 @@ use super::{
 };
 use crate::{
     clock::{Entropy, entropy, now},
-    journal::{JournalWriter, Synced},
     mesh::{advertisable, meet, newer, unsent},
     runtime::{Driver, Prepared},
     words::describe,
@@ -103,6 +103,8 @@ pub(super) struct Owner {
     /// Compiled code of the modules that were run or received here.
     prepared: BTreeMap<Digest, Prepared>,
     workers: BTreeMap<Stay, Worker>,
+    /// State streams that are opened while targets ask the Registry.
+    ahead: HashMap<MigrationId, bulk::Ahead>,
     leaving: HashMap<MigrationId, Leaving>,
     landing: HashMap<MigrationId, Landing>,
     /// Instances that are ready, and run nothing before their attempt is decided.
@@ -167,6 +169,7 @@ impl Owner {
             images,
             prepared: BTreeMap::new(),
             workers: BTreeMap::new(),
+            ahead: HashMap::new(),
             leaving: HashMap::new(),
             landing: HashMap::new(),
             arrived: HashMap::new(),
@@ -239,7 +242,10 @@ impl Owner {
                     info!(?addresses, "this node's addresses have changed");
                     self.host.set_addresses(advertisable(addresses));
                 }
-                _ = probes.tick() => self.probe(),
+                _ = probes.tick() => {
+                    self.ahead.retain(|_, ahead| ahead.is_fresh());
+                    self.probe();
+                }
                 () = tokio::time::sleep(sleep) => {}
             }
         }
@@ -282,6 +288,9 @@ impl Owner {
                 Effect::ToRegistry(registry, frame) => self.tell_registry(registry, &frame),
                 Effect::ToPeer { host, addresses, frame } => {
                     debug!(peer = %format!("{host:#}"), message = frame.name(), "send");
+                    if let MigrateFrame::Request(request) = &frame {
+                        self.open_ahead(request, host, &addresses);
+                    }
                     self.watched.send(frame.name(), || self.migrate.send(host, &addresses, frame.to_bytes().into()));
                 }
                 Effect::ToGateway(gateway, frame) => self.answer_gateway(gateway, &frame),
@@ -441,14 +450,23 @@ impl Owner {
         let module = self.modules.get(&job.code);
         let (records, queue) = mpsc::channel(bulk::RECORDS_QUEUED_MAX);
         let (net, happened) = (self.net.clone(), self.happened.clone());
-        let given_up = self.shutdown.child_token();
+        let (ahead, given_up) = (self.ahead.remove(&mig), self.shutdown.child_token());
         self.watched.sending(RECORDS);
         self.leaving.insert(mig, Leaving { stay, given_up: given_up.clone(), captured: None, sent: false });
         self.tracker.spawn(async move {
-            let result = bulk::send(net, host, addresses, mig, queue, given_up).await;
+            let result = bulk::send(ahead, net, host, addresses, mig, queue, given_up).await;
             let _ = happened.send(Happened::Sent { mig, result }).await;
         });
         self.task(stay, Task::Capture { job: Box::new(job), module, records });
+    }
+
+    /// Opens the stream for the state while the target and the Registry do their part.
+    fn open_ahead(&mut self, request: &RequestFrame, host: HostId, addresses: &[String]) {
+        let Ok(request) = request.request.unverified() else { return };
+        self.ahead.retain(|_, ahead| ahead.is_fresh());
+        if self.ahead.len() < SERVICES_MAX {
+            self.ahead.insert(request.ids.mig, bulk::Ahead::open(self.net.clone(), host, addresses.to_vec()));
+        }
     }
 
     fn receive(&mut self, job: ReceiveJob) {

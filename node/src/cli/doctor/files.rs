@@ -11,13 +11,7 @@ use wayfare_protocol::{
 };
 
 use super::{Context, Finding};
-use crate::{
-    cli::failure::chain,
-    clock::now,
-    config::Config,
-    journal::{self, JournalError},
-    state::Membership,
-};
+use crate::{cli::failure::chain, clock::now, config::Config, state::Membership};
 
 const ROLES: [Role; 3] = [Role::Cloud, Role::Home, Role::Gateway];
 /// The last days of a certificate, of which people are warned.
@@ -133,7 +127,7 @@ fn dates(dir: &Path, certificate: &Verified<Certificate>, wall: Timestamp) -> Ve
 pub(super) fn journal(context: &Context, running: bool, findings: &mut Vec<Finding>) {
     const CHECK: &str = "journal";
     let path = context.dir.path().join("journal");
-    let finding = match journal::check(&path) {
+    let finding = match wayfare_journal::check(&path) {
         Ok((entries, None)) => Finding::ok(CHECK, format!("{entries} entries, all readable")),
         // Its last entry is just being written.
         Ok((entries, Some(_))) if running => Finding::ok(CHECK, format!("{entries} entries, all readable")),
@@ -141,7 +135,7 @@ pub(super) fn journal(context: &Context, running: bool, findings: &mut Vec<Findi
             CHECK,
             format!("{entries} entries, all readable; a crash cut off {} bytes that promised nothing", torn.bytes),
         ),
-        Err(JournalError::Open { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+        Err(wayfare_journal::JournalError::Open { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             Finding::ok(CHECK, "there is none yet")
         }
         Err(error) => {

@@ -12,7 +12,7 @@ use super::{
 ///
 /// # Errors
 /// What is wrong with them.
-pub(super) fn examine(path: &Path, bytes: &[u8]) -> Result<(Head, Scan), JournalError> {
+pub(crate) fn examine(path: &Path, bytes: &[u8]) -> Result<(Head, Scan), JournalError> {
     let damaged = |at: usize, next: Option<usize>| JournalError::Damaged {
         path: path.to_owned(),
         at: at as u64,
