@@ -67,6 +67,7 @@ struct Memory {
     held: BTreeMap<MigrationId, RememberedHeld>,
     departed: Vec<Signed<Placement>>,
     finished: VecDeque<MigrationId>,
+    cordoned: bool,
     started: BTreeMap<Stay, Vec<u8>>,
     logs: BTreeMap<Stay, Vec<(u64, Logged)>>,
 }
@@ -136,6 +137,7 @@ impl Memory {
             }
             Entry::Departed { placement } => self.departed.push(placement),
             Entry::Finished { migs } => self.finished.extend(migs),
+            Entry::Cordoned { cordoned } => self.cordoned = cordoned,
             Entry::Snapshot(entries) => {
                 let (started, logs) = (std::mem::take(&mut self.started), std::mem::take(&mut self.logs));
                 *self = Self { started, logs, ..Self::default() };
@@ -183,6 +185,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         let mut host = Self::new(identity, config, bundle, last_seq);
         host.finished = memory.finished;
+        host.cordoned = memory.cordoned;
         for placement in memory.departed {
             host.departs(placement.unverified()?.service, placement);
         }
@@ -312,7 +315,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             held: VecDeque::new(),
             attempt,
             counter: 0,
-            decide_at: Instant::default(),
+            since: now.wall,
             disk: durable.then_some(disk),
             arriving_since: None,
         };
@@ -381,6 +384,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let frozen = hosted.attempt.as_ref().is_some_and(|attempt| attempt.source.has_consented());
         hosted.run = if frozen { Run::Frozen } else { Run::Serving };
         self.outbox.now(Effect::Event(Event::Restored(stay.0, stay.1)));
+        self.drain_on();
         self.admit_held(stay, now);
     }
 
@@ -536,6 +540,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// Entries that say what all entries say, but for the logs.
     fn snapshot(&self) -> Vec<Entry> {
         let mut entries = vec![Entry::Finished { migs: self.finished.iter().copied().collect() }];
+        if self.cordoned {
+            entries.push(Entry::Cordoned { cordoned: true });
+        }
         for departed in &self.departed {
             entries.push(Entry::Departed { placement: departed.placement.clone() });
         }

@@ -43,7 +43,7 @@ pub use records::{
     TokenRecord,
 };
 pub use recovery::{RecoveryView, mark_restored};
-pub use refusal::{is_violation, lookup_hash};
+pub use refusal::{is_violation, lookup_hash, unknown_hash};
 pub use service::{PlacementView, Suspension};
 pub use stats::{CloudStats, Distribution};
 
@@ -176,7 +176,14 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     }
 
     fn handle(&mut self, call: &mut Call<'_>, bytes: &[u8]) -> Result<(), Reject> {
-        let frame = RegistryFrame::from_bytes(bytes)?;
+        let frame = match RegistryFrame::from_bytes(bytes) {
+            Err(reject) if reject.is_of_newer_peer() => {
+                let refused = Refused { about: unknown_hash(bytes), reason: reject.name().to_owned() };
+                self.reply(call.peer, RegistryFrame::Refused(refused));
+                return Err(reject);
+            }
+            frame => frame?,
+        };
         let result = self.dispatch(call, &frame);
         self.ask_back(call, &frame, result.as_ref().err().map(|refusal| refusal.reject));
         let Err(Refusal { reject, answer }) = result else { return Ok(()) };

@@ -59,12 +59,18 @@ pub fn lookup_hash(lookup: &Lookup) -> Digest {
     digest("wayfare/1 LOOKUP", &[&wire::encode(lookup)])
 }
 
+/// What a [`Refused`](crate::migration::messages::Refused) message is known by whose kind the Registry does not know.
+pub fn unknown_hash(frame: &[u8]) -> Digest {
+    digest("wayfare/1 UNKNOWN", &[frame])
+}
+
 /// Whether only a faulty or hostile peer provokes this rejection: the driver closes its stream. The others can happen
 /// to an honest peer that is late, stale or not permitted; it is told, and the stream stays.
 pub const fn is_violation(reject: Reject) -> bool {
     !matches!(
         reject,
-        Reject::NotEnrolled
+        Reject::UnknownMessage
+            | Reject::NotEnrolled
             | Reject::Revoked
             | Reject::WrongRole
             | Reject::CertificateExpired

@@ -411,7 +411,8 @@ impl World {
         node.host.handle_captured(now, mig, Ok((state, 8)), &mut self.rng);
     }
 
-    pub(crate) fn deploy(&mut self) -> ServiceId {
+    /// The service that everything here is about.
+    pub(crate) fn manifest(&self) -> Signed<Manifest> {
         let owner = Secret::new([9; 32]);
         let key = OwnerKey(Dalek::public_key(&owner));
         let registry = self.registry.id();
@@ -432,7 +433,12 @@ impl World {
             durability: self.durability,
             token_policy: TokenPolicy::Refuse,
         };
-        let signed = Signed::sign::<Dalek>(&owner, registry, Receiver::Anyone, &manifest);
+        Signed::sign::<Dalek>(&owner, registry, Receiver::Anyone, &manifest)
+    }
+
+    pub(crate) fn deploy(&mut self) -> ServiceId {
+        let signed = self.manifest();
+        let service = signed.unverified().expect("well-formed").service;
         let (now, home) = (self.now, self.named("home"));
         let node = self.nodes.get_mut(&home).expect("home");
         node.host.handle_module(CODE);

@@ -162,6 +162,7 @@ fn print_event(view: &View, members: &[Member], at: &str, event: &Event) {
         Event::NotSaved(_, reason) => view.note(&format!("{at}: no image could be saved: {reason}")),
         Event::Lost(..) => view.note(&format!("{at}: a restart lost the service")),
         Event::Serving(..)
+        | Event::Progress(..)
         | Event::MovedAway(..)
         | Event::DeployFailed(..)
         | Event::Restoring(..)
