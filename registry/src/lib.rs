@@ -14,6 +14,7 @@ mod config;
 mod driver;
 mod handle;
 mod metrics;
+mod reach;
 mod relay;
 mod run;
 pub mod store;

@@ -234,7 +234,7 @@ mod tests {
     use wayfare_protocol::gateway::Refuse;
 
     use super::*;
-    use crate::journal::JournalMetrics;
+    use crate::metrics::journal::JournalMetrics;
 
     fn ingress(commands: mpsc::Sender<Command>) -> Ingress {
         let metrics = Arc::new(GatewayMetrics::new(JournalMetrics::default()));

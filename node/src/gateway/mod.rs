@@ -11,6 +11,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
+use wayfare_journal::{Journal, JournalError, JournalWriter};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     gateway::{Failure, Gateway, GatewayConfig, IdempotencyKey, Refuse, figures::Figures},
@@ -20,10 +21,7 @@ use wayfare_protocol::{
     time::Now,
 };
 
-use crate::{
-    journal::{Journal, JournalError, JournalWriter},
-    metrics::gateway::GatewayMetrics,
-};
+use crate::metrics::{gateway::GatewayMetrics, journal::JournalMetrics};
 
 mod http;
 mod ingress;
@@ -200,7 +198,9 @@ pub async fn start(
         entries.push((*seq, decoded.map_err(|_| GatewayError::Entry { dir: dir.clone(), seq: *seq })?));
     }
     let last_seq = opened.journal.last_seq();
-    let journal = JournalWriter::start(opened.journal).map_err(GatewayError::Thread)?;
+    let counted = JournalMetrics::default();
+    let observer = Some(Arc::new(counted.clone()) as _);
+    let journal = JournalWriter::start_observed(opened.journal, observer).map_err(GatewayError::Thread)?;
     let mut listeners = Vec::new();
     for (service, address) in &parts.services {
         let failed = |source| GatewayError::Listen { address: *address, service: name(service), source };
@@ -209,7 +209,7 @@ pub async fn start(
         listeners.push((service.clone(), bound, listener));
     }
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-    let metrics = Arc::new(GatewayMetrics::new(journal.metrics().clone()));
+    let metrics = Arc::new(GatewayMetrics::new(counted));
     let listening = listeners.iter().map(|(service, bound, _)| (service.clone(), *bound)).collect();
     let kept = owner::Kept { journal, last_seq, entries, metrics: Arc::clone(&metrics) };
     let owner = owner::Owner::new(parts, kept, tracker.clone(), shutdown.clone())?;

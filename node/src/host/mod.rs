@@ -13,6 +13,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, warn};
+use wayfare_journal::{Disk, Journal, JournalError, JournalWriter, Opened, Space};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     host::{Event, Host, HostConfig, Identity, Restored, figures::Figures, hosted::Stay},
@@ -26,8 +27,7 @@ use wayfare_telemetry::Spans;
 
 use crate::{
     clock::Entropy,
-    journal::{Journal, JournalError, JournalWriter, Opened},
-    metrics::host::HostMetrics,
+    metrics::{host::HostMetrics, journal::JournalMetrics},
     runtime::{Driver, Instance, LogTail, Prepared},
     words::describe,
 };
@@ -182,10 +182,10 @@ enum Happened {
         reply: oneshot::Sender<bulk::Receiving>,
     },
     StreamRejected(Reject),
-    /// A measured round trip.
+    /// A measured round trip; `None`: the host did not answer.
     Rtt {
         host: HostId,
-        rtt: Micros,
+        rtt: Option<Micros>,
     },
     Records {
         mig: MigrationId,
@@ -240,7 +240,7 @@ enum Command {
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
     /// The module cannot be a service.
-    #[error("the module cannot be a service: {0}")]
+    #[error("{0}")]
     Module(String),
     /// It cannot be kept.
     #[error("the module cannot be written")]
@@ -345,9 +345,19 @@ impl HostHandle {
 /// # Errors
 /// [`HostError`]; then nothing runs.
 pub fn start(parts: HostParts, tracker: &TaskTracker, shutdown: CancellationToken) -> Result<HostHandle, HostError> {
+    start_on(Box::new(Disk), parts, tracker, shutdown)
+}
+
+/// As [`start`], with the journal's space from `space`.
+fn start_on(
+    space: Box<dyn Space>,
+    parts: HostParts,
+    tracker: &TaskTracker,
+    shutdown: CancellationToken,
+) -> Result<HostHandle, HostError> {
     let dir = parts.dir.clone();
     let journal_error = |source| HostError::Journal { dir: dir.clone(), source };
-    let Opened { journal, entries, torn } = Journal::open(&dir.join("journal")).map_err(journal_error)?;
+    let Opened { journal, entries, torn } = Journal::open_on(&dir.join("journal"), space).map_err(journal_error)?;
     if let Some(torn) = torn {
         warn!(at = torn.at, bytes = torn.bytes, "the journal's end was cut by a crash: nothing promised was lost");
     }
@@ -359,14 +369,16 @@ pub fn start(parts: HostParts, tracker: &TaskTracker, shutdown: CancellationToke
         return Err(HostError::NoJournal { dir: dir.clone() });
     }
     let host = recovery::machine(&parts, entries, journal.last_seq())?;
-    let journal = JournalWriter::start(journal).map_err(HostError::Thread)?;
+    let counted = JournalMetrics::default();
+    let observer = Some(Arc::new(counted.clone()) as _);
+    let journal = JournalWriter::start_observed(journal, observer).map_err(HostError::Thread)?;
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
     let handle = HostHandle {
         commands,
         driver: Arc::clone(&parts.driver),
         modules: modules.dir().to_owned(),
         logs: Logs::default(),
-        metrics: Arc::new(HostMetrics::new(journal.metrics().clone(), parts.spans.clone())),
+        metrics: Arc::new(HostMetrics::new(counted, parts.spans.clone())),
     };
     let kept =
         owner::Kept { journal, modules, images, logs: handle.logs.clone(), metrics: Arc::clone(&handle.metrics) };

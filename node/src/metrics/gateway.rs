@@ -9,7 +9,7 @@ use wayfare_telemetry::{
     instruments::{Counter, Counters, Durations, Gauge, Gauges, Register as _, by, set},
 };
 
-use crate::journal::JournalMetrics;
+use super::journal::JournalMetrics;
 
 /// How a client's request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

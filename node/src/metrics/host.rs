@@ -15,7 +15,7 @@ use wayfare_telemetry::{
     },
 };
 
-use crate::journal::JournalMetrics;
+use super::journal::JournalMetrics;
 
 const SOURCE: &str = Side::Source.name();
 const TARGET: &str = Side::Target.name();

@@ -13,6 +13,7 @@ use crate::{gateway::GatewayHandle, host::HostHandle, node::RunningNode};
 
 pub(crate) mod gateway;
 pub(crate) mod host;
+pub(crate) mod journal;
 
 /// What every part of a node has.
 struct Common {

@@ -62,6 +62,8 @@ pub(crate) enum Scene {
     RegistryReturns,
     /// A new service is deployed.
     Deploy,
+    /// The host of the service is drained, and stays.
+    Drain,
 }
 
 impl Scene {
@@ -80,6 +82,7 @@ impl Scene {
             Self::HostReturns => "return of a host",
             Self::RegistryReturns => "return of a registry",
             Self::Deploy => "deployment",
+            Self::Drain => "drain",
         }
     }
 }
@@ -130,6 +133,7 @@ pub(crate) const STEPS: &[Step] = &[
     step(Victim::Source, Scene::Reclaimed, "ABORTED", Entry("Aborted")),
     step(Victim::Source, Scene::SourceReturns, "RECLAIM", Message("Reclaim")),
     step(Victim::Source, Scene::SourceReturns, "12", Entry("Released")),
+    step(Victim::Source, Scene::Drain, "cordon", Entry("Cordoned")),
     // The target of a move.
     step(Victim::Target, Scene::Move, "5", Entry("KeyMade")),
     step(Victim::Target, Scene::Move, "5", Message("VerifyService")),

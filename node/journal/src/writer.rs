@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::limits::{ENTRY_BYTES_MAX, GROUP_BYTES_MAX, JOURNAL_BYTES_HIGH, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX};
-use super::{Journal, JournalError, JournalMetrics};
-use crate::words::describe;
+use super::{Journal, JournalError, describe};
 
 /// What the queue's bytes are counted in, so that their number fits a semaphore.
 const UNIT_BYTES: usize = 1024;
@@ -27,8 +26,18 @@ pub struct Synced {
     pub full: bool,
     /// Compactions that could not be done, for want of space most likely.
     pub compactions_failed: u64,
-    /// Why nothing more will be. The host must stop making promises.
+    /// Why nothing more will be. Stop making promises.
     pub failed: Option<Arc<JournalError>>,
+}
+
+/// Is told by the writer's thread what it does, for its owner's metrics. Must not wait.
+pub trait Observer: Send + Sync {
+    /// So many entries were written and are on disk, which took so long.
+    fn synced(&self, entries: usize, took: Duration);
+    /// The file has so many bytes, and the disk is [full](Synced::full) or not.
+    fn progressed(&self, bytes: u64, full: bool);
+    /// A compaction could not be done.
+    fn compaction_failed(&self);
 }
 
 /// The writer has stopped: [`Synced::failed`] says why, unless it was closed.
@@ -43,7 +52,6 @@ pub struct JournalWriter {
     queue: mpsc::Sender<Command>,
     bytes: Arc<Semaphore>,
     synced: watch::Receiver<Synced>,
-    metrics: JournalMetrics,
 }
 
 /// Which entries stay when a journal is compacted, by number and payload.
@@ -73,7 +81,15 @@ impl JournalWriter {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn start(mut journal: Journal) -> std::io::Result<Self> {
+    pub fn start(journal: Journal) -> std::io::Result<Self> {
+        Self::start_observed(journal, None)
+    }
+
+    /// As [`start`](Self::start), observed by `observer`.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start_observed(mut journal: Journal, observer: Option<Arc<dyn Observer>>) -> std::io::Result<Self> {
         let (queue, commands) = mpsc::channel(QUEUE_ENTRIES_MAX);
         let (report, synced) = watch::channel(Synced {
             seq: journal.last_seq(),
@@ -82,12 +98,12 @@ impl JournalWriter {
             compactions_failed: 0,
             failed: None,
         });
+        if let Some(observer) = &observer {
+            observer.progressed(journal.bytes(), report.borrow().full);
+        }
         let thread = thread::Builder::new().name("wayfare-journal".into());
-        let metrics = JournalMetrics::default();
-        metrics.progressed(journal.bytes(), report.borrow().full);
-        let counted = metrics.clone();
-        thread.spawn(move || Worker { journal, commands, report, metrics: counted }.run())?;
-        Ok(Self { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX / UNIT_BYTES)), synced, metrics })
+        thread.spawn(move || Worker { journal, commands, report, observer }.run())?;
+        Ok(Self { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX / UNIT_BYTES)), synced })
     }
 
     /// Queues an entry; waits while the queue is full. It is on disk once [`synced`](Self::synced) reaches `seq`, and only
@@ -131,11 +147,6 @@ impl JournalWriter {
         self.synced.clone()
     }
 
-    /// What its thread counts.
-    pub fn metrics(&self) -> &JournalMetrics {
-        &self.metrics
-    }
-
     /// Writes what is queued, ends the thread and returns the journal. Other handles get [`WriterClosed`] from then on.
     ///
     /// # Errors
@@ -151,7 +162,7 @@ struct Worker {
     journal: Journal,
     commands: mpsc::Receiver<Command>,
     report: watch::Sender<Synced>,
-    metrics: JournalMetrics,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Worker {
@@ -176,7 +187,7 @@ impl Worker {
                 }
             };
             if let Err(error) = outcome {
-                tracing::error!(error = describe(&*error), "the journal has failed: this host makes no more promises");
+                tracing::error!(error = describe(&*error), "the journal has failed: no more promises are made");
                 self.report.send_modify(|synced| synced.failed = Some(error));
                 return;
             }
@@ -211,7 +222,9 @@ impl Worker {
         }
         let began = Instant::now();
         self.journal.append(group.iter().map(|(seq, payload, _)| (*seq, payload.as_slice())))?;
-        self.metrics.synced(group.len(), began.elapsed());
+        if let Some(observer) = &self.observer {
+            observer.synced(group.len(), began.elapsed());
+        }
         self.report_progress();
         Ok(())
     }
@@ -229,7 +242,9 @@ impl Worker {
                 error @ (JournalError::Compact { .. } | JournalError::Full { .. } | JournalError::EntryTooLarge { .. }),
             ) => {
                 tracing::warn!(error = describe(&error), "the journal goes on growing");
-                self.metrics.compaction_failed();
+                if let Some(observer) = &self.observer {
+                    observer.compaction_failed();
+                }
                 self.report.send_modify(|synced| synced.compactions_failed += 1);
             }
             Err(error) => return Err(error.into()),
@@ -243,7 +258,9 @@ impl Worker {
     fn report_progress(&mut self) {
         let (seq, bytes) = (self.journal.last_seq(), self.journal.bytes());
         let full = !self.journal.reserve() || bytes > JOURNAL_BYTES_HIGH;
-        self.metrics.progressed(bytes, full);
+        if let Some(observer) = &self.observer {
+            observer.progressed(bytes, full);
+        }
         self.report.send_if_modified(|synced| {
             let changed = synced.seq < seq || synced.bytes != bytes || synced.full != full;
             (synced.seq, synced.bytes, synced.full) = (synced.seq.max(seq), bytes, full);

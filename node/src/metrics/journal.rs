@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use wayfare_journal::Observer;
 use wayfare_telemetry::{
     Metrics,
     instruments::{Counter, Durations, Gauge, Register as _},
@@ -9,7 +10,7 @@ use wayfare_telemetry::{
 
 /// Counted by the journal's thread, read by whoever scrapes. Clones share everything.
 #[derive(Clone, Debug, Default)]
-pub struct JournalMetrics {
+pub(crate) struct JournalMetrics {
     syncs: Durations,
     entries: Counter,
     bytes: Gauge,
@@ -19,7 +20,7 @@ pub struct JournalMetrics {
 
 impl JournalMetrics {
     /// Puts them into `metrics`.
-    pub fn register(&self, metrics: &mut Metrics) {
+    pub(crate) fn register(&self, metrics: &mut Metrics) {
         metrics.add(
             "wayfare_journal_sync_duration_seconds",
             "From writing a group of entries until it is on disk: once for each sync",
@@ -38,18 +39,20 @@ impl JournalMetrics {
             &self.compactions_failed,
         );
     }
+}
 
-    pub(super) fn synced(&self, entries: usize, took: Duration) {
+impl Observer for JournalMetrics {
+    fn synced(&self, entries: usize, took: Duration) {
         self.syncs.observe(took);
         self.entries.inc_by(entries as u64);
     }
 
-    pub(super) fn progressed(&self, bytes: u64, full: bool) {
+    fn progressed(&self, bytes: u64, full: bool) {
         self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.full.set(full.into());
     }
 
-    pub(super) fn compaction_failed(&self) {
+    fn compaction_failed(&self) {
         self.compactions_failed.inc();
     }
 }
