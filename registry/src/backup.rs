@@ -262,7 +262,7 @@ mod tests {
     fn place() -> (tempfile::TempDir, StateDir, Vec<StoreOp>) {
         let root = tempfile::tempdir().unwrap();
         let dir = StateDir::new(root.path().join("registry"));
-        dir.init("tests", &["127.0.0.1:0".to_owned()]).unwrap();
+        dir.init("tests", &["127.0.0.1:0".to_owned()], crate::Observed::default()).unwrap();
         let config = RegistryConfig::new::<wayfare_protocol::suite::Dalek>(dir.load().unwrap().secret, Vec::new());
         let mut machine: Machine = Registry::new(config);
         let lifetime = Micros::from_secs(60);
