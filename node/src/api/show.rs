@@ -22,7 +22,7 @@ use super::{
     error::Failure,
     gateway,
     names::Names,
-    shapes::{Cloud, Counters, Line, Logs, Migration, NodeInfo, Outcome, Rtt, Service, Side, Step},
+    shapes::{Cloud, Counters, Incompatible, Line, Logs, Migration, NodeInfo, Outcome, Rtt, Service, Side, Step},
 };
 use crate::{host::HostHandle, runtime::LogStream, words::near};
 
@@ -110,15 +110,18 @@ fn service(view: ServiceView, me: HostId, my_name: &str) -> Service {
 
 pub(super) async fn rtt(State(api): Api) -> Answer<Vec<Rtt>> {
     if let Some(gateway) = &api.parts.gateway {
-        return Ok(Json(gateway::rtts(gateway).await?));
+        return Ok(Json(gateway::rtts(gateway, &api.parts.certificate.name).await?));
     }
     let views = api.ask(|host, now| host.rtts(now)).await?;
-    Ok(Json(views.into_iter().map(measured).collect()))
+    let me = &api.parts.certificate.name;
+    Ok(Json(views.into_iter().map(|view| measured(view, me)).collect()))
 }
 
-fn measured(view: RttView) -> Rtt {
-    let RttView { service, client, cloud, host, rtt_ms, age_s, here } = view;
-    Rtt { service, client, cloud, host, rtt_ms, age_s: Some(age_s), here }
+fn measured(view: RttView, me: &str) -> Rtt {
+    let RttView { service, client, cloud, host, rtt_ms, age_s, stale, answered_and_lost, here } = view;
+    let from = if client.is_empty() { me.to_owned() } else { client.clone() };
+    let (samples, lost) = answered_and_lost.unzip();
+    Rtt { service, client, from, cloud, host, rtt_ms, age_s: Some(age_s), stale, samples, lost, here }
 }
 
 pub(super) async fn rejects(State(api): Api) -> Answer<Counters> {
@@ -126,7 +129,14 @@ pub(super) async fn rejects(State(api): Api) -> Answer<Counters> {
         Some(gateway) => gateway::ask(gateway, |machine, _| by_name(machine.rejects())).await?,
         None => api.ask(|host, _| by_name(host.rejects())).await?,
     };
-    Ok(Json(Counters { rejects, net: net_counters(api.parts.net.counters()) }))
+    let net = &api.parts.net;
+    let incompatible = net.incompatible().iter().map(incompatible).collect();
+    Ok(Json(Counters { rejects, net: net_counters(net.counters()), incompatible }))
+}
+
+fn incompatible(peer: &wayfare_net::Incompatible) -> Incompatible {
+    let wayfare_net::Incompatible { host, agent, versions, .. } = peer;
+    Incompatible { host: host.to_string(), agent: agent.clone(), versions: versions.clone(), text: peer.to_string() }
 }
 
 fn by_name(counters: &RejectCounters) -> BTreeMap<String, u64> {

@@ -152,8 +152,9 @@ impl Owner {
                 Some(command) = commands.recv() => self.handle_command(command),
                 Some((host, rtt)) = self.measured.recv() => {
                     self.probing.remove(&host);
-                    if let Some(rtt) = rtt {
-                        self.machine.record_rtt(now(), host, rtt);
+                    match rtt {
+                        Some(rtt) => self.machine.record_rtt(now(), host, rtt),
+                        None => self.machine.record_loss(now(), host),
                     }
                 }
                 Some(event) = self.net_events.recv() => self.handle_net_event(event),

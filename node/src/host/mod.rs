@@ -178,10 +178,10 @@ enum Happened {
         reply: oneshot::Sender<bulk::Receiving>,
     },
     StreamRejected(Reject),
-    /// A measured round trip.
+    /// A measured round trip; `None`: the host did not answer.
     Rtt {
         host: HostId,
-        rtt: Micros,
+        rtt: Option<Micros>,
     },
     Records {
         mig: MigrationId,
@@ -226,7 +226,7 @@ enum Command {
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
     /// The module cannot be a service.
-    #[error("the module cannot be a service: {0}")]
+    #[error("{0}")]
     Module(String),
     /// It cannot be kept.
     #[error("the module cannot be written")]

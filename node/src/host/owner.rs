@@ -67,6 +67,8 @@ struct Leaving {
 /// What a target keeps of an arrival while its state comes in.
 struct Landing {
     job: ReceiveJob,
+    /// The instance that it is for, if the code is here.
+    opening: Option<bulk::Opening>,
     /// A state stream is being read: no second one is.
     receiving: bool,
 }
@@ -471,7 +473,11 @@ impl Owner {
 
     fn receive(&mut self, job: ReceiveJob) {
         if self.landing.len() < SERVICES_MAX {
-            self.landing.insert(job.ids.mig, Landing { job, receiving: false });
+            // While the source freezes the service and sends its state, what that goes into is made.
+            let prepared = self.prepared.get(&job.code).filter(|_| !job.needs_module).cloned();
+            let log = self.logs.of(job.ids.service);
+            let opening = prepared.map(|prepared| bulk::open(&job, Arc::clone(&self.driver), prepared, log));
+            self.landing.insert(job.ids.mig, Landing { job, opening, receiving: false });
         }
     }
 
@@ -577,7 +583,8 @@ impl Owner {
             }
             Happened::StateStream { peer, mig, reply } => self.handle_state_stream(peer, mig, reply),
             Happened::StreamRejected(reject) => self.host.count_reject(reject),
-            Happened::Rtt { host, rtt } => self.host.record_rtt(now(), host, rtt),
+            Happened::Rtt { host, rtt: Some(rtt) } => self.host.record_rtt(now(), host, rtt),
+            Happened::Rtt { host, rtt: None } => self.host.record_loss(now(), host),
             Happened::Records { mig, next } => self.host.handle_records(now(), mig, next),
             Happened::Received { mig, result } => self.handle_received(mig, result),
         }
@@ -610,6 +617,7 @@ impl Owner {
         }
         let job = landing.job.clone();
         let receiving = bulk::Receiving {
+            opening: landing.opening.take(),
             prepared: self.prepared.get(&job.code).cloned(),
             module: self.modules.get(&job.code),
             driver: Arc::clone(&self.driver),
@@ -739,10 +747,9 @@ impl Owner {
         let (net, happened) = (self.net.clone(), self.happened.clone());
         self.tracker.spawn(async move {
             // Who does not answer is asked again some time.
-            if let Ok(rtt) = net.probe(host, &addresses).await {
-                let rtt = Micros(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
-                let _ = happened.send(Happened::Rtt { host, rtt }).await;
-            }
+            let rtt = net.probe(host, &addresses).await.ok();
+            let rtt = rtt.map(|rtt| Micros(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)));
+            let _ = happened.send(Happened::Rtt { host, rtt }).await;
         });
     }
 
