@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use wayfare_protocol::placement::Policy;
@@ -58,6 +58,15 @@ Examples:
     Fuzz(FuzzArgs),
     /// Real processes, killed again and again while services move and clients write
     Soak(SoakArgs),
+    /// Print what completes this command's words in a shell
+    #[command(after_help = "\
+Examples:
+  wayfare-sim completions bash > ~/.local/share/bash-completion/completions/wayfare-sim
+  wayfare-sim completions fish > ~/.config/fish/completions/wayfare-sim.fish")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     /// The other process of a bench
     #[command(name = idle::COMMAND, hide = true)]
     IdleNode {
@@ -360,6 +369,12 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Command::Fuzz(args) => args.run(),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "wayfare-sim", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
+            ExitCode::SUCCESS
+        }
         Command::Demo(args) => runtime.block_on(run_demo(args)),
         Command::Soak(args) => runtime.block_on(run_soak(args)),
         Command::IdleNode { dir, peers } => match runtime.block_on(idle::serve(&dir, peers)) {

@@ -21,6 +21,7 @@ mod deploy;
 mod doctor;
 mod drain;
 mod failure;
+mod project;
 mod setup;
 mod show;
 mod table;
@@ -92,6 +93,7 @@ async fn command(context: &Context, command: Command, given: Given) -> Result<()
     match command {
         Command::Init(args) => setup::init(context, args),
         Command::Run(args) => setup::run(context, args, given).await,
+        Command::New(args) => project::new(context, args),
         Command::Deploy(args) => deploy::deploy(context, args).await,
         Command::Clouds => show::clouds(context).await,
         Command::Services => show::services(context).await,

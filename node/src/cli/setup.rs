@@ -56,6 +56,12 @@ fn read_token(text: &str) -> Result<JoinToken, Failure> {
     let text = if text == "-" {
         let read = std::io::stdin().take(STDIN_BYTES_MAX).read_to_string(&mut piped);
         read.map_err(|error| Failure::setup(format!("cannot read the join token from stdin: {error}")))?;
+        if piped.trim().is_empty() {
+            let example = "wayfare-registry join-token --cloud NAME | wayfare init --join -";
+            return Err(Failure::setup(format!(
+                "--join -: nothing came on stdin: pipe a join token into it, as by\n  {example}"
+            )));
+        }
         &piped
     } else {
         text

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use wayfare_net::{CancellationToken, FrameError, FrameReader, FrameWriter, Net, NetError, Protocol, Stream};
@@ -28,7 +31,7 @@ use super::{
 };
 use crate::{
     runtime::{
-        Driver, Incoming, Launch, Limits, LogTail, Prepared, Salt, Sink,
+        Driver, Incoming, Launch, Limits, LogTail, Prepared, Salt, Sink, StartError,
         state::{KIND_GLOBALS, KIND_PAGE},
     },
     words::describe,
@@ -115,9 +118,14 @@ async fn send_all(
     finished.map_err(|error| describe(&error))
 }
 
+/// An instance that is opened for a state while its source freezes the service; `Err` if it cannot be.
+pub(super) type Opening = JoinHandle<Result<Box<dyn Incoming>, StartError>>;
+
 /// What a receiver is given by the host's owner.
 pub(super) struct Receiving {
     pub(super) job: ReceiveJob,
+    /// The instance that the state is for, if this host has the code.
+    pub(super) opening: Option<Opening>,
     /// The code, if this host has it.
     pub(super) prepared: Option<Prepared>,
     /// The module, if this host has it.
@@ -154,11 +162,15 @@ pub(super) async fn receive(peer: HostId, stream: Stream, happened: mpsc::Sender
         return;
     }
     // Not expected, or from another peer: the owner has counted it.
-    let Ok(receiving) = answer.await else { return };
+    let Ok(mut receiving) = answer.await else { return };
+    let opened = match receiving.opening.take() {
+        Some(opening) => opening.await.ok(),
+        None => None,
+    };
     // The blocking side opens and applies while this side reads on.
     let (records, queue) = mpsc::channel(RECORDS_QUEUED_MAX);
     let reports = happened.clone();
-    let applying = tokio::task::spawn_blocking(move || apply(receiving, queue, &reports));
+    let applying = tokio::task::spawn_blocking(move || apply(receiving, opened, queue, &reports));
     let read = async {
         loop {
             let bytes = match tokio::time::timeout(STALL, reader.read()).await {
@@ -191,12 +203,20 @@ pub(super) async fn receive(peer: HostId, stream: Stream, happened: mpsc::Sender
     let _ = happened.send(Happened::Received { mig, result }).await;
 }
 
+/// Begins to open an instance for the state of `job`. Runs none of its code.
+pub(super) fn open(job: &ReceiveJob, driver: Arc<dyn Driver>, prepared: Prepared, log: LogTail) -> Opening {
+    let salt = Salt(Opener::new(job.key.clone(), job.transcript).salt().0);
+    let launch = launch(job.memory_bytes, log);
+    tokio::task::spawn_blocking(move || driver.receive(&prepared, launch, salt))
+}
+
 fn apply(
     receiving: Receiving,
+    opened: Option<Result<Box<dyn Incoming>, StartError>>,
     mut records: mpsc::Receiver<SealedRecord>,
     happened: &mpsc::Sender<Happened>,
 ) -> Result<Arrived, Reject> {
-    let Receiving { job, prepared, module, driver, log, images, modules } = receiving;
+    let Receiving { job, prepared, module, driver, log, images, modules, opening: _ } = receiving;
     let mut opener = Opener::new(job.key.clone(), job.transcript);
     let salt = opener.salt();
     let held = ImageId::Held(job.ids.mig);
@@ -205,9 +225,10 @@ fn apply(
     let mut image: Option<ImageWriter> = job.durable.then(begin).transpose()?;
     let mut loading =
         Loading { job: &job, driver, log, salt: Salt(salt.0), prepared, module: Vec::new(), sent_module: None };
-    let mut incoming = match &module {
-        Some(module) => Some(loading.open(module)?),
-        None => None,
+    let mut incoming = match (opened, &module) {
+        (Some(opened), _) => Some(opened.map_err(|error| no_room(&error))?),
+        (None, Some(module)) => Some(loading.open(module)?),
+        (None, None) => None,
     };
     // A page may come again in a later round; whoever sends more than that keeps this host busy for nothing.
     let bytes_max = MODULE_BYTES_MAX + 2 * job.memory_bytes + SESSIONS_BYTES_MAX as u64;

@@ -226,7 +226,7 @@ enum Command {
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
     /// The module cannot be a service.
-    #[error("the module cannot be a service: {0}")]
+    #[error("{0}")]
     Module(String),
     /// It cannot be kept.
     #[error("the module cannot be written")]

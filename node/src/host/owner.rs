@@ -67,6 +67,8 @@ struct Leaving {
 /// What a target keeps of an arrival while its state comes in.
 struct Landing {
     job: ReceiveJob,
+    /// The instance that it is for, if the code is here.
+    opening: Option<bulk::Opening>,
     /// A state stream is being read: no second one is.
     receiving: bool,
 }
@@ -471,7 +473,11 @@ impl Owner {
 
     fn receive(&mut self, job: ReceiveJob) {
         if self.landing.len() < SERVICES_MAX {
-            self.landing.insert(job.ids.mig, Landing { job, receiving: false });
+            // While the source freezes the service and sends its state, what that goes into is made.
+            let prepared = self.prepared.get(&job.code).filter(|_| !job.needs_module).cloned();
+            let log = self.logs.of(job.ids.service);
+            let opening = prepared.map(|prepared| bulk::open(&job, Arc::clone(&self.driver), prepared, log));
+            self.landing.insert(job.ids.mig, Landing { job, opening, receiving: false });
         }
     }
 
@@ -611,6 +617,7 @@ impl Owner {
         }
         let job = landing.job.clone();
         let receiving = bulk::Receiving {
+            opening: landing.opening.take(),
             prepared: self.prepared.get(&job.code).cloned(),
             module: self.modules.get(&job.code),
             driver: Arc::clone(&self.driver),

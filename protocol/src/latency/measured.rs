@@ -117,7 +117,7 @@ mod tests {
         let fresh = Measured { host: host(1), rtt: RTT, age: Micros::ZERO, is_fresh: true, answered: 2, lost: 1 };
         assert_eq!(shown(start), Some(fresh));
         let late = start + RTT_FRESH + Micros(1);
-        assert_eq!(shown(late), Some(Measured { age: RTT_FRESH + Micros(1), is_fresh: false, ..fresh }));
+        assert_eq!(shown(late), Some(Measured { age: Micros(RTT_FRESH.0 + 1), is_fresh: false, ..fresh }));
         assert_eq!(measurements.fresh(late, host(1)), None);
         assert_eq!(shown(start + RTT_SHOWN + Micros(1)), None);
     }

@@ -7,7 +7,7 @@ mod output;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use wayfare_net::{DirectConnector, Witness};
@@ -179,6 +179,14 @@ Lost with the records are revocations since the backup (repeat them), join token
         #[arg(long)]
         force: bool,
     },
+    /// Print what completes this command's words in a shell.
+    #[command(after_help = "Examples:
+  wayfare-registry completions bash > ~/.local/share/bash-completion/completions/wayfare-registry
+  wayfare-registry completions fish > ~/.config/fish/completions/wayfare-registry.fish")]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Runs the command line `arguments`, the first of which is the program's name.
@@ -250,6 +258,7 @@ fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Resul
             let made = runtime.block_on(make_backup(&common, file, force))?;
             output::backed_up(&made, common.json)
         }
+        Command::Completions { shell } => output::completions(shell, &mut Cli::command()),
         Command::Restore { common, file, force } => {
             let restored = backup::restore(&StateDir::new(&common.dir), &file, force)?;
             output::restored(&restored, &common.dir, common.json)

@@ -11,7 +11,7 @@ mod services;
 
 pub(super) use node::{Init, Run};
 pub(super) use operate::{Completions, Doctor, Drain};
-pub(super) use services::{Deploy, Durability, Logs, Migrations, Move, Trace, Why};
+pub(super) use services::{Deploy, Durability, Language, Logs, Migrations, Move, New, Trace, Why};
 
 /// Services that follow their users from cloud to cloud.
 #[derive(Debug, Parser)]
@@ -46,6 +46,8 @@ pub(super) enum Command {
     Init(Init),
     /// Run a node, until SIGINT or SIGTERM
     Run(Run),
+    /// Begin to write a service: a small project that builds
+    New(New),
     /// Start a service on this node
     Deploy(Deploy),
     /// List the clouds that advertise, as this node knows them
