@@ -80,6 +80,16 @@ pub const FINISHED_MAX: usize = 4096;
 /// Migration histories kept for people (`wayfare migrations`, `trace`).
 pub const HISTORY_MAX: usize = 256;
 
+/// How far ahead an order's expiry may lie. Further: refused.
+pub const ORDER_LIFETIME_MAX: Micros = Micros::from_secs(3600);
+/// Removed services that a host remembers, to show them to a restored Registry. The oldest go first.
+pub const REMOVED_MAX: usize = 1024;
+/// Removed services that a Registry remembers. The oldest go first: a host that comes back after that gets no lease, but
+/// keeps what it has.
+pub const TOMBSTONES_MAX: usize = 100_000;
+/// By how much a service's era is raised when it is removed while nobody knows how often it moved since a backup.
+pub const REMOVED_ERA_GAP: u64 = 1 << 32;
+
 /// Where departed services went: how many of them a host remembers. The oldest go first.
 pub const DEPARTED_MAX: usize = 1024;
 /// Bytes of a service's request log from which on a new image replaces it, unless the image is larger: then as many as that.

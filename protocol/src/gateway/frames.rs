@@ -216,6 +216,10 @@ fn refused(pending: &Pending, reason: &str) -> End {
     if unsure && matches!(pending.who, Who::Key(_)) {
         End::Unknown(Failure::SessionLost)
     } else {
-        End::NotExecuted(Failure::NotExecuted(reason.to_owned()))
+        End::NotExecuted(if reason == Reject::Stopped.name() {
+            Failure::Stopped
+        } else {
+            Failure::NotExecuted(reason.to_owned())
+        })
     }
 }

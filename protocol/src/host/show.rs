@@ -10,6 +10,7 @@ use crate::{
     limits::{SHOW_INTERVAL, SHOWN_BYTES_MAX},
     manifest::Manifest,
     migration::messages::{Placement, Recovering, Refused, RegistryFrame, Shown, ShownFrame, ShownStay},
+    order::Tombstone,
     reject::Guards,
     suite::Suite,
     time::Now,
@@ -23,6 +24,7 @@ struct Part {
     stays: Vec<ShownStay>,
     held: Vec<MigrationIds>,
     elsewhere: Vec<Signed<Placement>>,
+    removed: Vec<Signed<Tombstone>>,
     manifests: Vec<Signed<Manifest>>,
     shown_bytes: usize,
     manifest_bytes: usize,
@@ -54,8 +56,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let Parts(parts) = self.parts(registry);
         let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         for (part, content) in (0..).zip(parts) {
-            let Part { stays, held, elsewhere, manifests, .. } = content;
-            let shown = Shown { nonce: recovering.nonce, part, parts: count, stays, held, elsewhere };
+            let Part { stays, held, elsewhere, removed, manifests, .. } = content;
+            let shown = Shown { nonce: recovering.nonce, part, parts: count, stays, held, elsewhere, removed };
             let shown = Signed::sign::<S>(&self.identity.secret, registry, Receiver::Registry(registry), &shown);
             let frame = ShownFrame {
                 shown,
@@ -92,6 +94,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
             let placement = &departed.placement;
             if departed.service.registry == registry {
                 parts.with_room(wire::encode(placement).len(), 0).elsewhere.push(placement.clone());
+            }
+        }
+        for (service, tombstone) in &self.removed {
+            if service.registry == registry {
+                parts.with_room(wire::encode(tombstone).len(), 0).removed.push(tombstone.clone());
             }
         }
         parts

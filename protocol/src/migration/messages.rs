@@ -10,6 +10,7 @@ use crate::{
     ids::{CloudId, Digest, Epoch, HostId, MigrationId, MigrationIds, Nonce, PlacementKey, ServiceId},
     limits::SHOWN_BYTES_MAX,
     manifest::{Manifest, Resources, ServiceType},
+    order::{OrderDone, OrderFrame, OrderState, Tombstone},
     time::{Micros, Timestamp},
     trust::{Certificate, CoSigned, Message, Role, Signed},
     wire::{Wire, bodies, frames},
@@ -590,6 +591,8 @@ pub struct Shown {
     pub held: Vec<MigrationIds>,
     /// The newest placements heard of services that have left, or that are kept sealed.
     pub elsewhere: Vec<Signed<Placement>>,
+    /// Services that were removed while this host had something of them.
+    pub removed: Vec<Signed<Tombstone>>,
 }
 
 /// [`Shown`] with what R may have forgotten.
@@ -645,6 +648,12 @@ frames! {
         49 Found(Found),
         53 Recovering(Recovering),
         54 Shown(ShownFrame),
+        /// To R: an owner's order, or a question what became of it. From R: carry it out.
+        55 Order(OrderFrame),
+        56 OrderDone(Signed<OrderDone>),
+        57 OrderState(OrderState),
+        /// R to whoever asks about a service that its owner has removed.
+        58 Removed(Signed<Tombstone>),
     }
 }
 

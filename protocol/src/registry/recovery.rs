@@ -31,6 +31,7 @@ use crate::{
     },
     manifest::Manifest,
     migration::messages::{Placement, Recovering, RegistryFrame, Shown, ShownFrame},
+    order::{Action, Tombstone},
     reject::{Guards, Reject, Rule, ensure},
     suite::{Suite, fresh16},
     time::{Instant, Micros, Now, Timestamp},
@@ -139,6 +140,7 @@ enum Standing {
 struct Checked {
     certificate: Option<Verified<Certificate>>,
     placements: Vec<Verified<Placement>>,
+    removed: Vec<Verified<Tombstone>>,
     manifests: BTreeMap<Digest, Verified<Manifest>>,
     evidence: BTreeMap<ServiceId, Evidence>,
 }
@@ -241,8 +243,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let Some(recovery) = self.recovery.as_mut().filter(|recovery| !recovery.collecting) else { return };
         let Some(record) = self.tables.services.get(service) else { return };
         let same = record.registered.as_ref().is_some_and(|(request, _)| *request == frame.register.hash());
-        let first = record.placement.epoch == Epoch::FIRST && record.placement.host == call.peer;
-        if same && first && recovery.suspended.contains(&service) {
+        if same && record.placement.host == call.peer && recovery.suspended.contains(&service) {
             recovery.unplaced.insert(service);
             self.resume_if_ready(service);
         }
@@ -260,6 +261,15 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             RegistryFrame::Renew(signed) => signed.unverified()?.ids.service,
             RegistryFrame::Reclaim(signed) => signed.unverified()?.ids.service,
             RegistryFrame::Cancel(signed) => signed.unverified()?.ids.service,
+            RegistryFrame::OrderDone(signed) => signed.unverified()?.ids.service,
+            RegistryFrame::Order(frame) => {
+                let order = frame.order.unverified()?;
+                // Every lease has ended, and no more are given: a service whose host is gone for ever can be given up.
+                if order.action == Action::Remove && !self.is_collecting() {
+                    return Ok(());
+                }
+                order.service
+            }
             // 12 decides nothing. A lookup tells what is known, as old as it is: nothing is signed anew.
             RegistryFrame::Released(_)
             | RegistryFrame::Lookup(_)
@@ -274,6 +284,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             | RegistryFrame::Enrolled(_)
             | RegistryFrame::Found(_)
             | RegistryFrame::Recovering(_)
+            | RegistryFrame::OrderState(_)
+            | RegistryFrame::Removed(_)
             | RegistryFrame::Shown(_) => return Ok(()),
         };
         // A service that the records do not know may have been registered after the backup, and so may a name.
@@ -281,6 +293,20 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let ours = service.registry == self.id();
         let suspended = self.is_suspended(service) || (ours && unknown && self.is_collecting());
         ensure::<G>(!suspended, Reject::Recovering)
+    }
+
+    /// It was removed: there is nothing left to decide about.
+    pub(super) fn forget_suspended(&mut self, service: ServiceId) {
+        let Some(recovery) = &mut self.recovery else { return };
+        recovery.claims.remove(&service);
+        recovery.heard.remove(&service);
+        recovery.unplaced.remove(&service);
+        for services in recovery.waiting.values_mut() {
+            services.remove(&service);
+        }
+        if recovery.suspended.remove(&service) && self.tables.suspended.get(service).is_some() {
+            self.tables.remove_suspended(service);
+        }
     }
 
     /// Asks `peer` to show what it has, if the records do not explain what it said, or if it has not shown anything yet.
@@ -359,7 +385,9 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             _ => (0, BTreeMap::new()),
         };
         ensure::<G>(shown.part == next, Reject::UnexpectedMessage)?;
-        let Checked { certificate, placements, manifests, evidence } = self.check_shown(call, frame, &shown)?;
+        let Checked { certificate, placements, removed, manifests, evidence } =
+            self.check_shown(call, frame, &shown)?;
+        let leases_end = recovery.leases_end;
 
         // From here on nothing is refused.
         if let Some(certificate) = certificate {
@@ -368,12 +396,18 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         if let Some(host) = self.tables.hosts.get(call.peer) {
             self.learn_addresses(call.peer, &frame.addresses, host.serial);
         }
+        for tombstone in removed {
+            self.learn_removed(&tombstone, leases_end);
+        }
         let mut adopted = Vec::new();
         for placement in placements {
             let (service, manifest) = (placement.service, manifests.get(&placement.manifest));
             if self.learn(placement, manifest, call.peer) {
                 adopted.push(service);
             }
+        }
+        for manifest in manifests.values().filter(|manifest| evidence.contains_key(&manifest.service)) {
+            self.learn_update(call.now, call.peer, manifest);
         }
         let mut building = before;
         for (service, more) in evidence {
@@ -432,6 +466,12 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         for signed in &shown.elsewhere {
             placements.push(mine(signed)?);
         }
+        let mut removed = Vec::new();
+        for signed in &shown.removed {
+            let tombstone = signed.verify::<S, G>(&self.host.0, self.id(), Receiver::Anyone)?;
+            ensure::<G>(tombstone.service.registry == self.id(), Reject::UnknownRegistry)?;
+            removed.push(tombstone);
+        }
         let mut manifests = BTreeMap::new();
         for signed in &frame.manifests {
             let claim = signed.unverified()?;
@@ -439,7 +479,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             manifest.check()?;
             manifests.insert(manifest.hash(), manifest);
         }
-        Ok(Checked { certificate, placements, manifests, evidence })
+        Ok(Checked { certificate, placements, removed, manifests, evidence })
     }
 
     /// A host that enrolled after the backup: its certificate is this Registry's own word.
@@ -459,6 +499,10 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     /// A placement of our own signature: adopted (`true`) if it is newer than the record of a suspended service.
     fn learn(&mut self, placement: Verified<Placement>, manifest: Option<&Verified<Manifest>>, by: HostId) -> bool {
         let service = placement.service;
+        let buried = self.tables.tombstones.get(service);
+        if buried.is_some_and(|row| placement.epoch <= row.tombstone.epoch) {
+            return false;
+        }
         let Some(record) = self.tables.services.get(service) else { return self.learn_service(placement, manifest) };
         let known = &record.placement;
         let suspended = self.is_suspended(service);
@@ -663,7 +707,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
 
 fn standing(recovery: &Recovery, record: &ServiceRecord) -> Standing {
     let placement = &record.placement;
-    if placement.epoch == Epoch::FIRST && recovery.unplaced.contains(&placement.service) {
+    if record.registered.is_some() && recovery.unplaced.contains(&placement.service) {
         return Standing::Ready;
     }
     let Some(evidence) = recovery.evidence(placement.host, placement.service) else {
