@@ -19,6 +19,7 @@ pub mod journal;
 mod logging;
 mod mesh;
 pub mod node;
+mod questions;
 pub mod runtime;
 pub mod shutdown;
 pub mod state;

@@ -12,6 +12,8 @@
 //! | `GET /v1/services/{name}/logs?since=N` | [`Logs`](shapes::Logs) |
 //! | `POST /v1/deploy?timeout_s=N` | [`Deployed`](shapes::Deployed). Header [`MANIFEST_HEADER`]: the signed manifest, base64; body: the module |
 //! | `POST /v1/services/{name}/move` | [`Moved`](shapes::Moved). Body: [`MoveRequest`](shapes::MoveRequest) |
+//! | `GET /v1/records/{name}` | [`Record`](shapes::Record): what the registry has of a service, wherever that is |
+//! | `POST /v1/orders?timeout_s=N&wait=B` | [`Ordered`](shapes::Ordered). Header [`ORDER_HEADER`]: the owner's signed order, base64; for an update also [`MANIFEST_HEADER`], and the module as body |
 //! | `POST /v1/cordon`, `POST /v1/uncordon` | [`Cordoned`](shapes::Cordoned) |
 //!
 //! A service's `{name}` may also be its id. Anything else than success has a status of 4xx or 5xx and an
@@ -51,6 +53,7 @@ pub mod client;
 mod error;
 mod gateway;
 mod names;
+mod order;
 pub mod shapes;
 mod show;
 
@@ -59,6 +62,8 @@ use names::Names;
 
 /// The header that carries a signed manifest beside its module.
 pub const MANIFEST_HEADER: &str = "wayfare-manifest";
+/// The header that carries an owner's signed order.
+pub const ORDER_HEADER: &str = "wayfare-order";
 /// Bytes of a request's body at most, but for a module: more is refused.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
@@ -167,10 +172,12 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/migrations/{id}", get(show::migration))
         .route("/v1/services/{name}/logs", get(show::logs))
         .route("/v1/services/{name}/move", post(act::move_service))
+        .route("/v1/records/{name}", get(order::record))
         .route("/v1/cordon", post(act::cordon))
         .route("/v1/uncordon", post(act::uncordon))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .route("/v1/deploy", post(act::deploy).layer(DefaultBodyLimit::max(module_bytes_max)))
+        .route("/v1/orders", post(order::order).layer(DefaultBodyLimit::max(module_bytes_max)))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_path)
         .layer(axum::middleware::map_response(error::in_json))

@@ -64,6 +64,27 @@ Examples:
 MODULE is a WebAssembly module with the ABI wayfare:request/1. The manifest is signed with DIR/owner.key, which is made at
 the first deployment: keep it, it alone speaks for the service.")]
     Deploy(Deploy),
+    /// Stop a service: it keeps its state and its place, and executes nothing
+    #[command(after_help = "\
+Examples:
+  wayfare stop kv
+  wayfare stop kv --dir gate --owner-key ~/kv-owner.key
+
+Any node of the mesh passes the order on; it needs the owner's key. What was taken on before is answered first; then clients
+get 503 at once. It may be moved, and stays stopped there.")]
+    Stop(Give),
+    /// Start a service that was stopped
+    #[command(after_help = "Examples:\n  wayfare start kv\n  wayfare start kv --no-wait --json")]
+    Start(Give),
+    /// Remove a service, its state and its name
+    #[command(after_help = "\
+Examples:
+  wayfare remove kv
+  wayfare remove kv --timeout 120
+
+It cannot be undone. If its host is gone, its name is free once its lease has ended; a host that comes back deletes what it
+has. The same owner may deploy under the name again, with a higher manifest version (the default is the time).")]
+    Remove(Give),
     /// List the clouds that advertise, as this node knows them
     #[command(after_help = "Examples:\n  wayfare clouds\n  wayfare clouds --json --dir fjord")]
     Clouds,
@@ -207,13 +228,28 @@ pub(super) struct Deploy {
     /// Whether acknowledged writes survive a crash of the host
     #[arg(long, value_enum, default_value_t = Durability::Log)]
     pub(super) durability: Durability,
-    /// The manifest's version: higher than that of any before it
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(super) manifest_version: u32,
+    /// The manifest's version: higher than that of any before it [default: the time, in seconds since 1970]
+    #[arg(long, value_name = "N")]
+    pub(super) manifest_version: Option<u32>,
     /// The owner's secret key [default: DIR/owner.key, made if it is missing]
     #[arg(long, value_name = "FILE")]
     pub(super) owner_key: Option<PathBuf>,
     /// How long to wait until it runs
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    pub(super) timeout: u64,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Give {
+    /// Its name or id
+    pub(super) service: String,
+    /// The owner's secret key [default: DIR/owner.key]
+    #[arg(long, value_name = "FILE")]
+    pub(super) owner_key: Option<PathBuf>,
+    /// Do not wait until it is done
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// How long to wait until it is done
     #[arg(long, value_name = "S", default_value_t = 60)]
     pub(super) timeout: u64,
 }

@@ -19,6 +19,7 @@ use crate::{api::client::Client, state::StateDir};
 mod args;
 mod deploy;
 mod failure;
+mod order;
 mod setup;
 mod show;
 mod table;
@@ -89,6 +90,9 @@ async fn command(context: &Context, command: Command, given: Given) -> Result<()
         Command::Init(args) => setup::init(context, args),
         Command::Run(args) => setup::run(context, args, given).await,
         Command::Deploy(args) => deploy::deploy(context, args).await,
+        Command::Stop(args) => order::stop(context, args).await,
+        Command::Start(args) => order::start(context, args).await,
+        Command::Remove(args) => order::remove(context, args).await,
         Command::Clouds => show::clouds(context).await,
         Command::Services => show::services(context).await,
         Command::Rtt => show::rtt(context).await,

@@ -13,13 +13,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     gateway::{Failure, Gateway, GatewayConfig, IdempotencyKey, Refuse},
-    migration::messages::Lookup,
+    migration::messages::{Lookup, RegistryFrame},
     reject::Strict,
     suite::Dalek,
     time::Now,
 };
 
-use crate::journal::{Journal, JournalError, JournalWriter};
+use crate::{
+    journal::{Journal, JournalError, JournalWriter},
+    questions::{ANSWER_TIME, Question, Told},
+};
 
 mod http;
 mod ingress;
@@ -112,6 +115,8 @@ enum Command {
         room: OwnedSemaphorePermit,
     },
     With(Query),
+    /// Asks the gateway's Registry.
+    Ask(Question),
 }
 
 /// A cheap handle to a running gateway.
@@ -140,6 +145,13 @@ impl GatewayHandle {
         });
         self.commands.send(Command::With(query)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Asks this gateway's Registry. `None` if it does not answer in time.
+    pub(crate) async fn ask(&self, frame: RegistryFrame) -> Option<Told> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Ask(Question { frame, reply })).await.ok()?;
+        tokio::time::timeout(ANSWER_TIME, answer).await.ok()?.ok()
     }
 
     /// Where clients reach which service: real ports.

@@ -37,6 +37,7 @@ use crate::{
     clock::{Entropy, entropy, now},
     journal::{JournalWriter, Synced},
     mesh::{judge, meet},
+    questions::Questions,
     runtime::{Driver, Prepared},
     words::describe,
 };
@@ -81,6 +82,9 @@ pub(super) struct Kept {
 
 pub(super) struct Owner {
     host: Host,
+    /// Whose word this node lives by.
+    home: RegistryId,
+    questions: Questions,
     rng: Entropy,
     bundle: TrustBundle,
     net: Net,
@@ -123,6 +127,7 @@ impl Owner {
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, HostError> {
+        let home = parts.identity.registry;
         let HostParts { bundle, net, net_events, advertised, driver, witness, .. } = parts;
         let Kept { journal, modules, images, logs } = kept;
         host.set_addresses(if advertised.is_empty() { net.listen_addresses() } else { advertised });
@@ -144,6 +149,8 @@ impl Owner {
         synced.mark_changed();
         Ok(Self {
             host,
+            home,
+            questions: Questions::default(),
             rng: entropy(),
             bundle,
             net,
@@ -486,6 +493,8 @@ impl Owner {
                 "lost: its state was in memory only (durability = memory) when this node stopped; start with \
                  --forget-lost to give it up"
             ),
+            Event::Ordered(service, action) => info!(%service, order = action.name(), "carried out its owner's order"),
+            Event::Removed(service) => info!(%service, "removed by its owner: nothing of it is left here"),
             Event::NotSaved(service, reason) => warn!(%service, reason, "no image was saved: the log stays, and grows"),
         }
         // Without readers nobody wants to know.
@@ -495,6 +504,11 @@ impl Owner {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::With(query) => query(&mut self.host, now(), &mut self.rng),
+            Command::Ask(question) => {
+                if let Some(frame) = self.questions.ask(question) {
+                    self.tell_registry(self.home, &frame);
+                }
+            }
             Command::Events { reply } => drop(reply.send(self.events.subscribe())),
             Command::Deploy { manifest, module, prepared, reply } => {
                 let result = self.deploy(&manifest, module, prepared);
@@ -629,6 +643,9 @@ impl Owner {
                     return;
                 }
                 let Some(registry) = self.registry_at(peer) else { return };
+                if RegistryFrame::from_bytes(&bytes).is_ok_and(|frame| self.questions.answered(&frame)) {
+                    return;
+                }
                 let handled = self.host.handle_registry_frame(now(), registry, &bytes, &mut self.rng);
                 if let Err(reject) = handled {
                     warn!(%reject, "the registry sent something unusable");

@@ -379,6 +379,8 @@ impl<G: Guards> World<G> {
             | Told::LeaseEnded(..)
             | Told::Restoring(..)
             | Told::Restored(..)
+            | Told::Ordered(..)
+            | Told::Removed(..)
             | Told::NotSaved(..) => {}
         }
     }
@@ -410,5 +412,7 @@ pub(super) const fn entry_name(entry: &Entry) -> &'static str {
         Entry::Departed { .. } => "Departed",
         Entry::Finished { .. } => "Finished",
         Entry::Snapshot(_) => "Snapshot",
+        Entry::Ordered { .. } => "Ordered",
+        Entry::Removed { .. } => "Removed",
     }
 }
