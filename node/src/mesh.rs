@@ -1,30 +1,21 @@
-//! What host and gateway alike do with the mesh: judge gossip, and get to know those who advertise.
+//! What host and gateway alike do with the mesh: bear with peers of other versions, and get to know those who advertise.
 
 use tokio_util::task::TaskTracker;
-use wayfare_net::{Net, Verdict};
-use wayfare_protocol::{advert::Advert, reject::Reject, trust::Signed};
+use tracing::warn;
+use wayfare_net::Net;
+use wayfare_protocol::{advert::Advert, ids::HostId, reject::Reject, trust::Signed};
 
 /// Peers that a node connects to by itself, so that the mesh is no star round its bootstrap; more come by themselves.
 const PEERS_WANTED: usize = 8;
 
-/// What to tell the mesh of a gossiped message. What an honest relay may pass on late, or cannot know, is not held
-/// against it.
-pub(crate) fn judge<T>(result: &Result<T, Reject>) -> Verdict {
-    match result {
-        Ok(_) => Verdict::Accept,
-        Err(
-            Reject::OldSerial
-            | Reject::WrongEpoch
-            | Reject::Expired
-            | Reject::CertificateExpired
-            | Reject::NotYetValid
-            | Reject::UnknownRegistry
-            | Reject::UnknownService
-            | Reject::BadCertificate
-            | Reject::Full,
-        ) => Verdict::Ignore,
-        Err(_) => Verdict::Reject,
-    }
+/// A message of a kind that came with a newer version is counted where it was refused, and breaks nothing.
+pub(crate) fn newer(reject: Reject) -> Result<(), Reject> {
+    if reject.is_of_newer_peer() { Ok(()) } else { Err(reject) }
+}
+
+/// A message could not be told to a peer of an older version.
+pub(crate) fn unsent(peer: HostId, version: u8, needs: u8) {
+    warn!(peer = %format!("{peer:#}"), "a message was not sent: it needs version {needs} of the protocol, and this peer speaks {version}: upgrade it");
 }
 
 /// Connects to a host that advertises, while this node knows few.

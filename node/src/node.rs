@@ -19,6 +19,7 @@ use wayfare_protocol::{
     reject::Strict,
     suite::{Dalek, Secret, fresh_secret},
     trust::{Certificate, JoinToken, Role, Signed, TrustBundle, Verified},
+    wire::VERSIONS,
 };
 
 use crate::{
@@ -64,6 +65,8 @@ pub struct NodeOptions {
     pub api: Option<PathBuf>,
     /// Give up services whose state an earlier run had in memory only.
     pub forget_lost: bool,
+    /// The versions of the protocol that it speaks: see [`NetConfig::versions`].
+    pub versions: Vec<u8>,
     /// Keeps other processes out of `dir` while the node runs.
     pub lock: Option<DirLock>,
     /// Who watches its messages and its journal, if anybody does.
@@ -87,6 +90,7 @@ impl NodeOptions {
             driver: None,
             api: Some(dir.socket()),
             forget_lost: false,
+            versions: VERSIONS.to_vec(),
             lock: Some(lock),
             witness: None,
             dir: dir.clone(),
@@ -105,6 +109,7 @@ impl NodeOptions {
             driver: None,
             api: None,
             forget_lost: false,
+            versions: VERSIONS.to_vec(),
             lock: None,
             witness: None,
         }
@@ -125,6 +130,7 @@ pub struct RunningNode {
     /// That Registry.
     pub registry: RegistryId,
     advertised: Vec<String>,
+    leaving: CancellationToken,
     tracker: TaskTracker,
     shutdown: CancellationToken,
     _lock: Option<DirLock>,
@@ -139,6 +145,11 @@ impl RunningNode {
     /// Returns once the node is stopping, because it was told to or because it must.
     pub async fn stopping(&self) {
         self.shutdown.cancelled().await;
+    }
+
+    /// Returns once the node has been drained, and is to be stopped: it has taken leave of the mesh.
+    pub async fn leaving(&self) {
+        self.leaving.cancelled().await;
     }
 
     /// Stops the node, waits for its tasks for [`shutdown::GRACE`] at most, and says whether they all ended. Services that
@@ -193,6 +204,7 @@ async fn join_mesh(
         listen: settings.listen.clone(),
         bootstrap: settings.bootstrap.iter().cloned().chain(registries).take(BOOTSTRAP_MAX).collect(),
         gossip: true,
+        versions: options.versions.clone(),
         connector,
         limits: NetLimits::default(),
     };
@@ -227,6 +239,7 @@ async fn bring_up(
         certificate,
         registry,
         advertised: options.config.node.advertise.clone(),
+        leaving: CancellationToken::new(),
         tracker: tracker.clone(),
         shutdown: shutdown.clone(),
         _lock: None,
@@ -243,6 +256,7 @@ async fn bring_up(
             certificate: node.certificate.clone(),
             registry,
             addresses: node.addresses(),
+            leaving: node.leaving.clone(),
         };
         api::serve(socket, parts, tracker, shutdown.clone())?;
     }

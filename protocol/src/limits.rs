@@ -90,6 +90,14 @@ pub const TOMBSTONES_MAX: usize = 100_000;
 /// By how much a service's era is raised when it is removed while nobody knows how often it moved since a backup.
 pub const REMOVED_ERA_GAP: u64 = 1 << 32;
 
+/// Services that leave a drained host at the same time, at most: as many as one peer may have half open at another.
+pub const DRAIN_AT_ONCE: usize = HALF_OPEN_PER_PEER_MAX;
+/// How often a drained host looks again which of its services can leave, if nothing happens that it must look at.
+pub const DRAIN_LOOK: Micros = Micros::from_millis(500);
+/// Decisions of placement kept for people, for each service (`wayfare why`). The oldest go.
+pub const DECISIONS_KEPT: usize = 8;
+/// Candidates kept of each of them. The farthest are left out.
+pub const DECISION_ROWS_KEPT: usize = 16;
 /// Where departed services went: how many of them a host remembers. The oldest go first.
 pub const DEPARTED_MAX: usize = 1024;
 /// Bytes of a service's request log from which on a new image replaces it, unless the image is larger: then as many as that.

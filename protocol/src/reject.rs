@@ -37,6 +37,7 @@ rejections! {
     Malformed => "malformed", "the bytes are not a canonical encoding of the expected message";
     WrongVersion => "wrong_version", "the frame is of another protocol version";
     UnknownMessage => "unknown_message", "no message of this number exists on this stream";
+    NoCommonVersion => "no_common_version", "the peer speaks no version of the protocol that this node speaks";
     UnexpectedMessage => "unexpected_message", "the message does not belong to the present step";
     FieldTooLong => "field_too_long", "a list or text is longer than allowed";
 
@@ -112,6 +113,13 @@ rejections! {
     WrongClient => "wrong_client", "the client is not the one that this stream's gateway may speak for";
     BelowAcked => "below_acked", "the request's number is below what the client acknowledged";
     OtherRequest => "other_request", "another request came before under this number";
+}
+
+impl Reject {
+    /// Whether an honest peer of a newer version provokes it: the message is dropped, and the stream stays.
+    pub const fn is_of_newer_peer(self) -> bool {
+        matches!(self, Self::UnknownMessage)
+    }
 }
 
 impl fmt::Display for Reject {

@@ -4,14 +4,25 @@
 //! elements; a decoded value must re-encode to the same bytes. The bytes are pinned by `tests/vectors.rs`.
 //!
 //! A frame's content is `version: u8 ‖ kind: u8 ‖ body`; `wayfare-net` puts its length in front.
+//!
+//! How a mesh is upgraded node by node:
+//! - The bytes of a message never change. A message that must say something else is a new kind, which says `since` which
+//!   version of the protocol it exists; that version is the first byte of its frames.
+//! - Two nodes agree on a version for each stream (`wayfare-net`): the highest that both speak. On it, only kinds of that
+//!   version and below are sent.
+//! - A kind that a receiver does not know is refused by name and counted, and the stream stays
+//!   ([`Reject::is_of_newer_peer`]).
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::reject::Reject;
 
-/// The version of every frame and every signature.
+/// The version of every signature, and of the messages that were there from the first.
 pub const VERSION: u8 = 1;
+
+/// The versions of the protocol that this program speaks, newest first. 2: unknown kinds of message do not end a stream.
+pub const VERSIONS: &[u8] = &[2, 1];
 
 /// Caps what a length prefix can make the decoder claim; each type's own limit is checked first.
 const DECODE_LIMIT: usize = 128 * 1024 * 1024;
@@ -52,22 +63,26 @@ pub trait Frame: Sized {
     /// Longest content of any frame of this stream, in bytes.
     const BYTES_MAX: usize;
 
-    /// `version ‖ kind ‖ body`.
+    /// `version ‖ kind ‖ body`; the version is that since which the kind exists.
     fn to_bytes(&self) -> Vec<u8>;
 
     /// Reads a frame's content.
     ///
     /// # Errors
-    /// [`Reject::WrongVersion`], [`Reject::UnknownMessage`], [`Reject::FrameTooLarge`] or [`Reject::Malformed`].
+    /// [`Reject::WrongVersion`] for a version that this program does not speak, or that is not the kind's;
+    /// [`Reject::UnknownMessage`] for a kind that does not exist here; [`Reject::FrameTooLarge`] or [`Reject::Malformed`].
     fn from_bytes(bytes: &[u8]) -> Result<Self, Reject>;
 
     /// The message's name, for logs.
     fn name(&self) -> &'static str;
 }
 
-/// Defines a stream's frames: kind number, variant, body type.
+/// Defines a stream's frames: kind number, variant, body type; `since N` if it came with a later version of the protocol.
 macro_rules! frames {
-    ($(#[$doc:meta])* $name:ident, max $max:expr, { $($(#[$vdoc:meta])* $kind:literal $variant:ident($body:ty),)* }) => {
+    (
+        $(#[$doc:meta])* $name:ident, max $max:expr,
+        { $($(#[$vdoc:meta])* $kind:literal $variant:ident($body:ty) $(since $since:literal)?,)* }
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum $name {
@@ -78,11 +93,13 @@ macro_rules! frames {
             const BYTES_MAX: usize = $max;
 
             fn to_bytes(&self) -> Vec<u8> {
-                let (kind, mut body): (u8, Vec<u8>) = match self {
-                    $(Self::$variant(body) => ($kind, $crate::wire::encode(body)),)*
+                let (head, mut body): ([u8; 2], Vec<u8>) = match self {
+                    $(Self::$variant(body) => {
+                        ([$crate::wire::since!($($since)?), $kind], $crate::wire::encode(body))
+                    })*
                 };
                 let mut bytes = Vec::with_capacity(body.len() + 2);
-                bytes.extend_from_slice(&[$crate::wire::VERSION, kind]);
+                bytes.extend_from_slice(&head);
                 bytes.append(&mut body);
                 bytes
             }
@@ -92,13 +109,17 @@ macro_rules! frames {
                 if bytes.len() > Self::BYTES_MAX {
                     return Err(Reject::FrameTooLarge);
                 }
-                match bytes {
-                    [$crate::wire::VERSION, kind, body @ ..] => match kind {
-                        $($kind => Ok(Self::$variant($crate::wire::decode(body)?)),)*
-                        _ => Err(Reject::UnknownMessage),
-                    },
-                    [] | [$crate::wire::VERSION] => Err(Reject::Malformed),
-                    _ => Err(Reject::WrongVersion),
+                let (version, rest) = bytes.split_first().ok_or(Reject::Malformed)?;
+                if !$crate::wire::VERSIONS.contains(version) {
+                    return Err(Reject::WrongVersion);
+                }
+                let (kind, body) = rest.split_first().ok_or(Reject::Malformed)?;
+                match kind {
+                    $($kind if *version == $crate::wire::since!($($since)?) => {
+                        Ok(Self::$variant($crate::wire::decode(body)?))
+                    })*
+                    $($kind => Err(Reject::WrongVersion),)*
+                    _ => Err(Reject::UnknownMessage),
                 }
             }
 
@@ -112,6 +133,17 @@ macro_rules! frames {
 }
 pub(crate) use frames;
 
+/// The version since which a kind exists.
+macro_rules! since {
+    () => {
+        $crate::wire::VERSION
+    };
+    ($since:literal) => {
+        $since
+    };
+}
+pub(crate) use since;
+
 /// Makes types the bodies of frames, each with its limit in bytes: unsigned themselves, they carry signed messages or act on
 /// the stream's peer alone.
 macro_rules! bodies {
@@ -122,3 +154,50 @@ macro_rules! bodies {
     };
 }
 pub(crate) use bodies;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    frames! {
+        /// A stream of which two versions were released.
+        Talk, max 100, {
+            1 Old(Lookup),
+            2 New(Lookup) since 2,
+        }
+    }
+
+    use crate::migration::messages::Lookup;
+
+    #[test]
+    fn a_frame_says_since_when_its_kind_exists() {
+        let lookup = Lookup::Name("kv".to_owned());
+        let (old, new) = (Talk::Old(lookup.clone()), Talk::New(lookup));
+        assert_eq!((old.to_bytes()[..2].to_vec(), new.to_bytes()[..2].to_vec()), (vec![1, 1], vec![2, 2]));
+        assert_eq!((old.name(), new.name()), ("Old", "New"));
+        for frame in [old, new] {
+            let mut bytes = frame.to_bytes();
+            assert_eq!(Talk::from_bytes(&bytes), Ok(frame));
+            // Each kind has one version, so each message one encoding.
+            bytes[0] = 3 - bytes[0];
+            assert_eq!(Talk::from_bytes(&bytes), Err(Reject::WrongVersion));
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_is_told_from_an_unknown_version() {
+        assert_eq!(Talk::from_bytes(&[2, 9, 1]), Err(Reject::UnknownMessage));
+        assert_eq!(Talk::from_bytes(&[1, 9]), Err(Reject::UnknownMessage));
+        for bytes in [&[0, 1][..], &[3, 1], &[3, 9], &[3], &[255]] {
+            assert_eq!(Talk::from_bytes(bytes), Err(Reject::WrongVersion), "{bytes:?}");
+        }
+        for bytes in [&[][..], &[1], &[2]] {
+            assert_eq!(Talk::from_bytes(bytes), Err(Reject::Malformed), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn versions_are_listed_newest_first() {
+        assert!(VERSIONS.is_sorted_by(|newer, older| newer > older) && VERSIONS.contains(&VERSION));
+    }
+}

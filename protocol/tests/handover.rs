@@ -3,9 +3,11 @@
 
 use wayfare_protocol::{
     gateway::messages::{ClientFrame, LatencyReport, Open},
-    host::Host,
+    host::{Host, Left},
+    ids::HostId,
     manifest::Durability,
     migration::{messages::*, trace::Ending},
+    placement::{RuledOut, Stranded},
     reject::Reject,
     time::Micros,
     wire::Frame,
@@ -315,5 +317,90 @@ fn a_host_that_crashes_at_any_step_of_a_move_ends_it_well() {
             let images: Vec<_> = world.nodes.values().flat_map(|node| node.images.keys()).collect();
             assert!(images.len() <= 1, "{who} crashed at {step}: {images:?}");
         }
+    }
+}
+
+/// What keeps the service on `host`, which is being drained.
+fn left(world: &mut World, host: HostId) -> Vec<Left> {
+    let now = world.now;
+    world.node(host).host.drain_view(now).left.into_iter().map(|left| left.why).collect()
+}
+
+#[test]
+fn a_drained_host_ends_empty_and_says_goodbye() {
+    let mut world = World::new();
+    let service = world.deploy();
+    let (home, alpha, beta) = (world.named("home"), world.named("alpha"), world.named("beta"));
+    assert_eq!(world.count(), "1");
+    world.begin_move(service, home, alpha);
+    world.pass(Micros::from_secs(1));
+    world.node(alpha).host.start_drain();
+    let (now, manifest) = (world.now, world.manifest());
+    let host = &mut world.node(alpha).host;
+    host.handle_module(world::CODE);
+    assert_eq!(host.deploy(now, &manifest, &mut seeded::Seeded(7)), Err(Reject::Cordoned), "nothing new comes to it");
+    world.pass(Micros::from_secs(2));
+    assert_eq!(world.instances(), [beta], "home takes no services, so it is the only other place");
+    assert_eq!(left(&mut world, alpha), []);
+    assert_eq!(world.count(), "2");
+    let trace = world.node(alpha).host.history().last().cloned();
+    assert!(trace.is_some_and(|trace| trace.reason.starts_with("drain: ")));
+    let now = world.now;
+    world.node(alpha).host.farewell(now);
+    world.settle();
+    assert_eq!(world.node(beta).host.clouds(now).len(), 0, "alpha is forgotten at once");
+    world.pass(Micros::from_secs(30));
+    let now = world.now;
+    assert_eq!(world.node(home).host.clouds(now).len(), 1, "it advertises no more");
+}
+
+#[test]
+fn a_target_that_refuses_is_passed_over_and_a_service_that_can_go_nowhere_serves_on() {
+    let mut world = World::new();
+    world.deploy();
+    let (home, alpha, beta) = (world.named("home"), world.named("alpha"), world.named("beta"));
+    // Nobody hears that alpha takes no services.
+    world.loses = Box::new(|message| matches!(message, Message::Gossip { .. }));
+    let first = if alpha < beta { alpha } else { beta };
+    world.node(first).host.set_cordoned(true);
+    world.node(home).host.start_drain();
+    world.pass(Micros::from_secs(3));
+    let second = if first == alpha { beta } else { alpha };
+    assert_eq!(world.instances(), [second], "the first choice refused");
+    assert_eq!(world.node(home).host.history().count(), 2);
+
+    world.loses = Box::new(|_| false);
+    world.pass(Micros::from_secs(11));
+    world.node(second).host.start_drain();
+    world.pass(Micros::from_secs(5));
+    let stranded = Left::Stranded(Stranded(vec![(RuledOut::Cordoned, 1)]));
+    assert_eq!((left(&mut world, second), world.count()), (vec![stranded], "1".to_owned()));
+    world.node(second).host.stop_drain();
+    world.node(first).host.set_cordoned(false);
+    world.pass(Micros::from_secs(5));
+    assert_eq!(world.instances(), [second], "a drain that was given up moves nothing");
+    world.node(second).host.start_drain();
+    world.pass(Micros::from_secs(2));
+    assert_eq!((world.instances(), world.count()), (vec![first], "2".to_owned()));
+}
+
+#[test]
+fn a_cordon_outlives_a_crash_and_a_drain_does_not() {
+    let mut world = World::new();
+    let alpha = world.named("alpha");
+    for compacts in [false, true] {
+        world.node(alpha).host.start_drain();
+        if compacts {
+            let now = world.now;
+            world.node(alpha).host.compact_if(now, u64::MAX);
+        }
+        world.settle();
+        world.crash(alpha);
+        let host = &mut world.node(alpha).host;
+        assert!(host.is_cordoned() && !host.is_draining());
+        host.set_cordoned(false);
+        world.settle();
+        world.crash(alpha);
+        assert!(!world.node(alpha).host.is_cordoned());
     }
 }

@@ -13,11 +13,13 @@ use wayfare_protocol::{
     migration::messages::{MigrateFrame, RegistryFrame},
     reject::Reject,
     transfer::StateFrame,
-    wire::{Frame, VERSION},
+    wire::{Frame, VERSION, VERSIONS},
 };
 
 #[path = "vectors/crypto.rs"]
 mod crypto;
+#[path = "vectors/released.rs"]
+mod released;
 #[path = "vectors/samples.rs"]
 mod samples;
 #[path = "vectors/table.rs"]
@@ -108,13 +110,15 @@ fn bytes_cut_off_anywhere_or_followed_by_more_are_malformed() {
 #[test]
 fn frames_of_another_version_or_kind_are_refused_by_name() {
     for Vector { name, bytes, read, .. } in vectors().into_iter().filter(|vector| vector.is_frame) {
-        for version in (0..=u8::MAX).filter(|version| *version != VERSION) {
+        for version in (0..=u8::MAX).filter(|version| *version != bytes[0]) {
             let other = [&[version], &bytes[1..]].concat();
             assert_eq!(read(&other), Err(Reject::WrongVersion), "{name}, version {version}");
         }
         for kind in [0, 13, 99, 200, 255] {
-            let other = [&[VERSION, kind], &bytes[2..]].concat();
-            assert_eq!(read(&other), Err(Reject::UnknownMessage), "{name}, kind {kind}");
+            for version in VERSIONS {
+                let other = [&[*version, kind], &bytes[2..]].concat();
+                assert_eq!(read(&other), Err(Reject::UnknownMessage), "{name}, kind {kind}");
+            }
         }
     }
 }

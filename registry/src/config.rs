@@ -16,6 +16,7 @@ use wayfare_protocol::{
     suite::{Dalek, Secret, fresh_secret},
     time::Micros,
     trust::{Anchor, certificate::registry_id},
+    wire::VERSIONS,
 };
 
 use crate::clock;
@@ -47,6 +48,8 @@ pub struct Config {
     pub listen: Vec<String>,
     /// Where others reach it, for join tokens and the trust bundle; empty: where it listens.
     pub announce: Vec<String>,
+    /// The versions of the protocol that it speaks: see [`NetConfig::versions`](wayfare_net::NetConfig::versions).
+    pub versions: Vec<u8>,
     /// How long a certificate holds.
     pub certificate_lifetime: Micros,
     /// How long a placement may be served without renewal.
@@ -253,6 +256,7 @@ impl StateDir {
             name: file.name,
             listen: file.listen,
             announce: file.announce,
+            versions: VERSIONS.to_vec(),
             certificate_lifetime: Micros::from_secs(u64::from(file.certificate_days) * 24 * 3600),
             lease,
             store: StoreChoice::Redb(self.store()),
@@ -298,6 +302,7 @@ impl Config {
             name: "registry".to_owned(),
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             announce: Vec::new(),
+            versions: VERSIONS.to_vec(),
             certificate_lifetime: Micros::from_secs(365 * 24 * 3600),
             lease: LEASE,
             store: StoreChoice::Memory(crate::store::MemoryStore::default()),

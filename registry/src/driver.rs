@@ -167,6 +167,9 @@ impl Driver {
             PoolEvent::Opened { peer, .. } => {
                 debug!(peer = %peer, "stream opened");
             }
+            PoolEvent::Unsent { peer, version, needs } => {
+                warn!(peer = %peer, "not told: it speaks version {version}, and this needs {needs}: upgrade it");
+            }
             PoolEvent::Frame { peer, id, bytes } => {
                 if self.pool.is_live(peer, id) {
                     let result = self.machine.handle_frame(clock::now(), &mut clock::entropy(), peer, &bytes);
@@ -175,9 +178,9 @@ impl Driver {
                     }
                 }
             }
-            PoolEvent::Closed { peer, id, reason, too_large } => {
-                if too_large {
-                    self.machine.count_reject(Reject::FrameTooLarge);
+            PoolEvent::Closed { peer, id, reason, reject } => {
+                if let Some(reject) = reject {
+                    self.machine.count_reject(reject);
                 }
                 debug!(peer = %peer, reason, "stream closed");
                 self.pool.handle_closed(peer, id);

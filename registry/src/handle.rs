@@ -7,7 +7,7 @@ use wayfare_protocol::{
     advert::Advert,
     ids::HostId,
     registry::{CommandError, Registry, RevokeTarget},
-    reject::Strict,
+    reject::{Reject, Strict},
     suite::Dalek,
     time::{Micros, Now},
     trust::{JoinToken, Role, Signed},
@@ -54,6 +54,15 @@ impl Handle {
         let command: Command = Box::new(move |machine, now| {
             // It was verified; if a newer one is known, all the better.
             let _ = machine.handle_advert(now, &advert);
+            Box::new(|| ())
+        });
+        let _ = self.commands.try_send(command);
+    }
+
+    /// Counts what was refused outside the machine. One that finds no room is missed.
+    pub(crate) fn count(&self, reject: Reject) {
+        let command: Command = Box::new(move |machine, _| {
+            machine.count_reject(reject);
             Box::new(|| ())
         });
         let _ = self.commands.try_send(command);

@@ -2,9 +2,9 @@
 //! verifies, and decides nothing by it; a Registry that recovers finds hosts by what they advertise.
 
 use tokio::sync::mpsc;
-use wayfare_net::{Net, NetEvent, Verdict};
+use wayfare_net::{Net, NetEvent};
 use wayfare_protocol::{
-    advert::{Gossip, verify_advert},
+    advert::{Gossip, Verdict, verify_advert},
     reject::{Reject, Strict},
     suite::Dalek,
     trust::{Receiver, TrustBundle},
@@ -16,28 +16,17 @@ use crate::{clock, handle::Handle};
 /// Judges gossip until the mesh stops.
 pub(crate) async fn run(net: Net, bundle: TrustBundle, handle: Handle, mut events: mpsc::Receiver<NetEvent>) {
     while let Some(event) = events.recv().await {
-        if let NetEvent::Gossip { id, bytes, .. } = event {
+        if let NetEvent::Incompatible(_) = event {
+            handle.count(Reject::NoCommonVersion);
+        } else if let NetEvent::Gossip { id, bytes, .. } = event {
             let verified = verify(&bundle, &bytes);
-            net.judge(id, judge(&verified));
-            if let Ok(Gossip::Advert(advert)) = verified {
-                handle.heard(advert);
+            net.judge(id, Verdict::on(&verified));
+            match verified {
+                Ok(Gossip::Advert(advert)) => handle.heard(advert),
+                Err(reject @ (Reject::WrongVersion | Reject::UnknownMessage)) => handle.count(reject),
+                Ok(Gossip::Placement(_)) | Err(_) => {}
             }
         }
-    }
-}
-
-/// What an honest relay may pass on late, or of another Registry's realm, is not held against it.
-fn judge(verified: &Result<Gossip, Reject>) -> Verdict {
-    match verified {
-        Ok(_) => Verdict::Accept,
-        Err(
-            Reject::Expired
-            | Reject::CertificateExpired
-            | Reject::NotYetValid
-            | Reject::UnknownRegistry
-            | Reject::BadCertificate,
-        ) => Verdict::Ignore,
-        Err(_) => Verdict::Reject,
     }
 }
 

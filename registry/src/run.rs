@@ -107,6 +107,7 @@ async fn start(
         listen: config.listen,
         bootstrap: Vec::new(),
         gossip: true,
+        versions: config.versions,
         connector,
         limits: NetLimits::default(),
     };

@@ -149,6 +149,7 @@ impl Mesh {
             name: "registry".to_owned(),
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             announce: Vec::new(),
+            versions: wayfare_protocol::wire::VERSIONS.to_vec(),
             certificate_lifetime: Micros::from_secs(24 * 3600),
             lease: LEASE,
             store,

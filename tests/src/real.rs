@@ -30,6 +30,7 @@ use wayfare_protocol::{
     suite::{Dalek, Secret, fresh_secret},
     time::Micros,
     trust::{Certificate, JoinToken, Receiver, Role, Signed},
+    wire::VERSIONS,
 };
 use wayfare_registry::{
     Config, RunningRegistry, StoreChoice, mark_restored, run,
@@ -70,11 +71,17 @@ pub struct RealRegistry {
 impl RealRegistry {
     /// Starts one, whose key the test knows.
     pub async fn start(seed: u8) -> Self {
-        Self::on(MemoryStore::default(), Secret::new([seed; 32])).await
+        Self::speaking(seed, VERSIONS).await
     }
 
-    async fn on(store: MemoryStore, secret: Secret) -> Self {
-        let config = Config { store: StoreChoice::Memory(store.clone()), ..Config::in_process(secret.clone()) };
+    /// Starts one of these versions of the protocol.
+    pub async fn speaking(seed: u8, versions: &[u8]) -> Self {
+        Self::on(MemoryStore::default(), Secret::new([seed; 32]), versions).await
+    }
+
+    async fn on(store: MemoryStore, secret: Secret, versions: &[u8]) -> Self {
+        let choice = StoreChoice::Memory(store.clone());
+        let config = Config { store: choice, versions: versions.to_vec(), ..Config::in_process(secret.clone()) };
         let stop = CancellationToken::new();
         let running = run(config, Arc::new(DirectConnector), stop.clone()).await.unwrap();
         let anchor = running.anchor().clone();
@@ -107,7 +114,7 @@ impl RealRegistry {
         let mut store = MemoryStore::default();
         store.commit(&backup.iter().map(put).collect::<Vec<_>>()).unwrap();
         mark_restored(&mut store, realm.id).unwrap();
-        Self::on(store, realm.secret).await
+        Self::on(store, realm.secret, VERSIONS).await
     }
 
     /// Where it is.
@@ -208,16 +215,29 @@ pub struct RealHost {
     pub handle: HostHandle,
     /// Where it is.
     pub at: Whereabouts,
+    /// Its place on the mesh.
+    pub peer: Peer,
     stop: CancellationToken,
     _dir: TempDir,
-    _peer: Peer,
 }
 
 impl RealHost {
     /// Joins and starts.
     pub async fn start(authority: &Authority, name: &'static str, role: Role, bootstrap: &[String]) -> Self {
+        Self::speaking(authority, name, role, bootstrap, VERSIONS).await
+    }
+
+    /// Joins and starts, speaking these versions of the protocol.
+    pub async fn speaking(
+        authority: &Authority,
+        name: &'static str,
+        role: Role,
+        bootstrap: &[String],
+        versions: &[u8],
+    ) -> Self {
         let seed = *fresh_secret(&mut entropy()).expose();
-        let config = NetConfig { bootstrap: bootstrap.to_vec(), ..NetConfig::local(seed) };
+        let (bootstrap, versions) = (bootstrap.to_vec(), versions.to_vec());
+        let config = NetConfig { bootstrap, versions, ..NetConfig::local(seed) };
         let mut peer = Peer::with(config).await;
         let certificate = authority.enrol(&peer, name, role).await;
         let realm = authority.realm();
@@ -248,7 +268,7 @@ impl RealHost {
         let stop = CancellationToken::new();
         let handle = host::start(parts, &TaskTracker::new(), stop.clone()).unwrap();
         let at = peer.whereabouts();
-        Self { name, secret: peer.secret.clone(), certificate, handle, at, stop, _dir: dir, _peer: peer }
+        Self { name, secret: peer.secret.clone(), certificate, handle, at, peer, stop, _dir: dir }
     }
 
     /// Its key as a name.
@@ -334,8 +354,13 @@ pub struct RealGateway {
 impl RealGateway {
     /// Joins and starts; carries requests for services of these names.
     pub async fn start(authority: &Authority, services: &[&str]) -> Self {
+        Self::speaking(authority, services, VERSIONS).await
+    }
+
+    /// As [`start`](Self::start), speaking these versions of the protocol.
+    pub async fn speaking(authority: &Authority, services: &[&str], versions: &[u8]) -> Self {
         let seed = *fresh_secret(&mut entropy()).expose();
-        let mut peer = Peer::with(NetConfig::local(seed)).await;
+        let mut peer = Peer::with(NetConfig { versions: versions.to_vec(), ..NetConfig::local(seed) }).await;
         let certificate = authority.enrol(&peer, "user", Role::Gateway).await;
         let realm = authority.realm();
         let dir = tempfile::tempdir().unwrap();

@@ -24,6 +24,8 @@ pub(crate) struct Counters {
     pub(crate) probes_refused: Counter,
     pub(crate) inbound_failed: Counter,
     pub(crate) dials_failed: Counter,
+    pub(crate) versions_refused: Counter,
+    pub(crate) frames_unsent: Counter,
 }
 
 /// A reading of the node's counters since its start, for its metrics.
@@ -41,6 +43,10 @@ pub struct NetCounters {
     pub inbound_failed: u64,
     /// Dials that failed at every address.
     pub dials_failed: u64,
+    /// Streams that were not opened, since the peer speaks no version of the protocol that this node speaks.
+    pub versions_refused: u64,
+    /// Messages that were not sent, since the version agreed on with the peer does not have them.
+    pub frames_unsent: u64,
 }
 
 impl Counters {
@@ -52,6 +58,8 @@ impl Counters {
             probes_refused: self.probes_refused.get(),
             inbound_failed: self.inbound_failed.get(),
             dials_failed: self.dials_failed.get(),
+            versions_refused: self.versions_refused.get(),
+            frames_unsent: self.frames_unsent.get(),
         }
     }
 }

@@ -12,11 +12,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wayfare_protocol::advert::Verdict;
 
 use crate::bootstrap::Bootstrap;
 use crate::counters::Counters;
 use crate::error::NetError;
-use crate::gossip::{self, GossipId, Verdict};
+use crate::gossip::{self, GossipId};
 use crate::identity::host_id;
 use crate::limits::{
     CONNECTIONS_PENDING_MAX, IDLE_CONNECTION_TIME, LISTEN_TIME, NEGOTIATING_PER_CONNECTION_MAX, NetLimits,
@@ -24,6 +25,7 @@ use crate::limits::{
 };
 use crate::net::NetEvent;
 use crate::news::PeerNews;
+use crate::peers::Peers;
 use crate::substreams::{self, Call};
 
 /// The name by which identify reports what we speak.
@@ -82,6 +84,7 @@ pub(crate) struct Driver {
     ends: Ends,
     bootstrap: Bootstrap,
     news: PeerNews,
+    peers: Arc<Peers>,
     counters: Arc<Counters>,
 }
 
@@ -94,9 +97,9 @@ pub(crate) fn swarm_config(tracker: &TaskTracker) -> libp2p::swarm::Config {
 }
 
 impl Driver {
-    pub(crate) fn new(swarm: Swarm<Behaviour>, ends: Ends, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(swarm: Swarm<Behaviour>, ends: Ends, peers: Arc<Peers>, counters: Arc<Counters>) -> Self {
         let bootstrap = Bootstrap::new(Vec::new(), Instant::now());
-        Self { swarm, ends, bootstrap, news: PeerNews::default(), counters }
+        Self { swarm, ends, bootstrap, news: PeerNews::default(), peers, counters }
     }
 
     /// Listens on `addresses` and returns once each has a real address.
@@ -186,7 +189,7 @@ impl Driver {
 
     fn on_verdict(&mut self, id: &GossipId, verdict: Verdict) {
         if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() {
-            gossip.report_message_validation_result(&id.message, &id.from, verdict.into());
+            gossip.report_message_validation_result(&id.message, &id.from, gossip::acceptance(verdict));
         }
     }
 
@@ -204,6 +207,9 @@ impl Driver {
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => self.on_gossip(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+                self.on_identified(&peer_id, &info);
+            }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, num_established, .. } => {
                 self.bootstrap.on_connected(peer_id, connection_id);
                 if let (1, Some(host)) = (num_established.get(), host_id(&peer_id)) {
@@ -216,6 +222,7 @@ impl Driver {
                 self.bootstrap.on_disconnected(peer_id, Instant::now());
                 if let Some(host) = host_id(&peer_id) {
                     tracing::debug!(%host, ?cause, "disconnected");
+                    self.peers.disconnected(host);
                     self.news.disconnected(host);
                     self.ends.connected.send_replace(self.news.count());
                 }
@@ -247,6 +254,15 @@ impl Driver {
             self.counters.gossip_dropped.add_one();
             self.on_verdict(&id, Verdict::Ignore);
         }
+    }
+
+    fn on_identified(&mut self, peer: &PeerId, info: &identify::Info) {
+        let Some(host) = host_id(peer) else { return };
+        let protocols = info.protocols.iter().map(AsRef::as_ref);
+        let Some(incompatible) = self.peers.identified(host, &info.agent_version, protocols) else { return };
+        tracing::warn!("{incompatible}; until then it is refused");
+        // Whoever does not hear of it finds it in the list.
+        let _ = self.ends.events.try_send(NetEvent::Incompatible(incompatible));
     }
 
     fn publish_addresses(&self) {

@@ -4,6 +4,7 @@ use std::io;
 
 use wayfare_protocol::ids::HostId;
 
+use crate::peers::Incompatible;
 use crate::stream::Protocol;
 
 /// Why an operation on the mesh failed. None of them changes anything that a caller has to undo; after `Timeout` and
@@ -61,6 +62,12 @@ pub enum NetError {
         peer: HostId,
         /// The protocol.
         protocol: Protocol,
+    },
+    /// The peer is of another time: it speaks no version of the protocol that this node speaks.
+    #[error("{peer}")]
+    NoCommonVersion {
+        /// The peer, and what it speaks.
+        peer: Incompatible,
     },
     /// The peer did not answer in time.
     #[error("{peer:#} did not answer in time ({what})")]

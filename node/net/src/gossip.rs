@@ -9,6 +9,8 @@ use libp2p::gossipsub::{
     PeerScoreThresholds, PublishError, TopicScoreParams, ValidationMode,
 };
 
+use wayfare_protocol::advert::Verdict;
+
 use crate::error::NetError;
 use crate::limits::{
     GOSSIP_BYTES_MAX, GOSSIP_CONTROL_MAX, GOSSIP_DUPLICATE_TIME, GOSSIP_ENVELOPE_BYTES, GOSSIP_HEARTBEAT,
@@ -25,25 +27,12 @@ pub struct GossipId {
     pub(crate) from: PeerId,
 }
 
-/// What is to become of a received message. Until then it is not forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Valid and new: forward it.
-    Accept,
-    /// Useless but no fault of who forwarded it (unknown Registry, clock skew, older serial, no room): drop it.
-    Ignore,
-    /// Provably bad (signature, encoding): drop it and lower the score of the peer that forwarded it; after a few of
-    /// these that peer is no longer listened to.
-    Reject,
-}
-
-impl From<Verdict> for MessageAcceptance {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Accept => Self::Accept,
-            Verdict::Ignore => Self::Ignore,
-            Verdict::Reject => Self::Reject,
-        }
+/// gossipsub's word for a verdict. After a few rejected messages the peer that forwarded them is no longer listened to.
+pub(crate) fn acceptance(verdict: Verdict) -> MessageAcceptance {
+    match verdict {
+        Verdict::Accept => MessageAcceptance::Accept,
+        Verdict::Ignore => MessageAcceptance::Ignore,
+        Verdict::Reject => MessageAcceptance::Reject,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::counters::Counters;
 use crate::error::NetError;
 use crate::inbound::Inbound;
 use crate::limits::OPENS_PER_CONNECTION_MAX;
-use crate::stream::{Protocol, Stream};
+use crate::stream::{Protocol, Spoken, Stream};
 
 /// A stream that a caller waits for.
 pub(crate) struct OpenRequest {
@@ -97,8 +97,9 @@ impl ConnectionHandler for Handler {
             if request.reply.is_closed() {
                 continue;
             }
-            let protocol =
-                SubstreamProtocol::new(Offer(vec![request.protocol]), request).with_timeout(self.negotiation_timeout);
+            // Newest first: the peer takes the first that it knows, which is the highest in common.
+            let offer = Offer(self.inbound.spoken(request.protocol));
+            let protocol = SubstreamProtocol::new(offer, request).with_timeout(self.negotiation_timeout);
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
         }
         Poll::Pending
@@ -115,13 +116,13 @@ impl ConnectionHandler for Handler {
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Offer, Offer, (), OpenRequest>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
-                protocol: (stream, protocol),
+                protocol: (stream, spoken),
                 info: (),
             }) => {
-                self.hand_over(protocol, Stream::new(stream));
+                self.hand_over(spoken.protocol, Stream::new(stream, spoken.version));
             }
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: (stream, _), info }) => {
-                let _ = info.reply.send(Ok(Stream::new(stream)));
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: (stream, spoken), info }) => {
+                let _ = info.reply.send(Ok(Stream::new(stream, spoken.version)));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 if matches!(error, StreamUpgradeError::Timeout) {
@@ -135,11 +136,11 @@ impl ConnectionHandler for Handler {
 }
 
 /// The protocols put up for negotiation; yields the raw stream and the one agreed on.
-pub(crate) struct Offer(Vec<Protocol>);
+pub(crate) struct Offer(Vec<Spoken>);
 
 impl UpgradeInfo for Offer {
-    type Info = Protocol;
-    type InfoIter = std::vec::IntoIter<Protocol>;
+    type Info = Spoken;
+    type InfoIter = std::vec::IntoIter<Spoken>;
 
     fn protocol_info(&self) -> Self::InfoIter {
         self.0.clone().into_iter()
@@ -147,21 +148,21 @@ impl UpgradeInfo for Offer {
 }
 
 impl InboundUpgrade<libp2p::Stream> for Offer {
-    type Output = (libp2p::Stream, Protocol);
+    type Output = (libp2p::Stream, Spoken);
     type Error = Infallible;
     type Future = Ready<Result<Self::Output, Infallible>>;
 
-    fn upgrade_inbound(self, stream: libp2p::Stream, protocol: Protocol) -> Self::Future {
-        ready(Ok((stream, protocol)))
+    fn upgrade_inbound(self, stream: libp2p::Stream, spoken: Spoken) -> Self::Future {
+        ready(Ok((stream, spoken)))
     }
 }
 
 impl OutboundUpgrade<libp2p::Stream> for Offer {
-    type Output = (libp2p::Stream, Protocol);
+    type Output = (libp2p::Stream, Spoken);
     type Error = Infallible;
     type Future = Ready<Result<Self::Output, Infallible>>;
 
-    fn upgrade_outbound(self, stream: libp2p::Stream, protocol: Protocol) -> Self::Future {
-        ready(Ok((stream, protocol)))
+    fn upgrade_outbound(self, stream: libp2p::Stream, spoken: Spoken) -> Self::Future {
+        ready(Ok((stream, spoken)))
     }
 }

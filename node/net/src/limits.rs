@@ -67,6 +67,21 @@ pub(crate) const GOSSIP_HISTORY: usize = 20;
 /// Heartbeats for which a kept message is offered to peers outside the mesh.
 pub(crate) const GOSSIP_HISTORY_OFFERED: usize = 6;
 
+/// Connected peers whose description is kept: the limit of connections. What exceeds it is treated as compatible.
+pub(crate) const PEERS_DESCRIBED_MAX: usize = 1024;
+
+/// Incompatible peers that are listed for people; the oldest makes room.
+pub(crate) const INCOMPATIBLE_MAX: usize = 64;
+
+/// Characters of what a peer says that its program is; it is cut.
+pub(crate) const AGENT_CHARS_MAX: usize = 48;
+
+/// Versions of a peer that are listed; the oldest are left out.
+pub(crate) const VERSIONS_SHOWN_MAX: usize = 8;
+
+/// How long a refused stream waits for the peer to say what it speaks: a round trip after the connection, usually.
+pub(crate) const IDENTIFY_TIME: Duration = Duration::from_secs(1);
+
 /// The first wait before a bootstrap address is dialled again; it doubles up to `REDIAL_MAX`.
 pub(crate) const REDIAL_MIN: Duration = Duration::from_millis(200);
 

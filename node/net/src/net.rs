@@ -9,18 +9,21 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wayfare_protocol::advert::Verdict;
 use wayfare_protocol::ids::HostId;
+use wayfare_protocol::wire::VERSIONS;
 
 use crate::bootstrap::Bootstrap;
 use crate::connector::{Connector, DirectConnector};
 use crate::counters::{Counters, NetCounters};
 use crate::driver::{Behaviour, Command, Driver, Ends, swarm_config};
 use crate::error::NetError;
-use crate::gossip::{GossipId, Verdict};
+use crate::gossip::GossipId;
 use crate::identity::{host_id, keypair, parse_address};
 use crate::inbound::{Inbound, Incoming};
 use crate::limits::{BOOTSTRAP_MAX, COMMANDS_MAX, EVENTS_MAX, NetLimits, VERDICTS_MAX};
 use crate::opener::Opener;
+use crate::peers::{Incompatible, Peers};
 use crate::probe::{self, Probes};
 use crate::stream::{Protocol, Stream};
 use crate::{substreams, transport};
@@ -36,6 +39,9 @@ pub struct NetConfig {
     pub bootstrap: Vec<String>,
     /// Whether to take part in the gossip of adverts. Registries do not.
     pub gossip: bool,
+    /// The versions of the protocol that this node speaks, newest first: [`VERSIONS`], except where a test wants a node
+    /// of another time. On each stream, the highest that both ends speak is spoken.
+    pub versions: Vec<u8>,
     /// Makes every outgoing connection.
     pub connector: Arc<dyn Connector>,
     /// Limits of connections and of time.
@@ -50,6 +56,7 @@ impl NetConfig {
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             bootstrap: Vec::new(),
             gossip: true,
+            versions: VERSIONS.to_vec(),
             connector: Arc::new(DirectConnector),
             limits: NetLimits::default(),
         }
@@ -63,6 +70,7 @@ impl fmt::Debug for NetConfig {
             .field("listen", &self.listen)
             .field("bootstrap", &self.bootstrap)
             .field("gossip", &self.gossip)
+            .field("versions", &self.versions)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
@@ -85,6 +93,9 @@ pub enum NetEvent {
     PeerConnected(HostId),
     /// The last connection with a peer ended.
     PeerDisconnected(HostId),
+    /// A peer speaks no version of the protocol that this node speaks: no stream is opened with it. Told once for each
+    /// program that the peer runs.
+    Incompatible(Incompatible),
 }
 
 /// A node on the mesh: a cheap handle. The node stops when its cancellation token is cancelled or when the last handle
@@ -99,6 +110,7 @@ struct Shared {
     opener: Opener,
     verdicts: mpsc::Sender<(GossipId, Verdict)>,
     inbound: Arc<Inbound>,
+    peers: Arc<Peers>,
     probes: Probes,
     listen: watch::Receiver<Vec<String>>,
     connected: watch::Receiver<usize>,
@@ -134,7 +146,8 @@ impl Net {
         let listen = config.listen.iter().map(|text| parse_address(text)).collect::<Result<Vec<_>, _>>()?;
 
         let counters = Arc::new(Counters::default());
-        let inbound = Arc::new(Inbound::default());
+        let inbound = Arc::new(Inbound::new(config.versions.clone()));
+        let peers = Arc::new(Peers::new(config.versions));
         let tracker = TaskTracker::new();
         let limits = &config.limits;
         let substreams =
@@ -155,20 +168,26 @@ impl Net {
             listen: listen_sender,
             connected: connected_sender,
         };
-        let mut driver = Driver::new(swarm, ends, Arc::clone(&counters));
+        let mut driver = Driver::new(swarm, ends, Arc::clone(&peers), Arc::clone(&counters));
         driver.listen(listen.into_iter().map(|(address, _)| address).collect()).await?;
 
         let probes = inbound.accept(Protocol::Probe)?;
         tracker.spawn(probe::answer(probes, Arc::clone(&counters), shutdown.clone()));
         tracker.spawn(driver.run(Bootstrap::new(bootstrap, Instant::now()), shutdown.clone()));
         tracker.close();
-        let opener = Opener { commands, open_timeout: limits.open_timeout };
+        let opener = Opener {
+            commands,
+            open_timeout: limits.open_timeout,
+            peers: Arc::clone(&peers),
+            counters: Arc::clone(&counters),
+        };
         let shared = Shared {
             host,
             probes: Probes::new(opener.clone(), limits.probe_timeout, tracker.clone(), shutdown),
             opener,
             verdicts,
             inbound,
+            peers,
             listen: listen_receiver,
             connected: connected_receiver,
             counters,
@@ -219,7 +238,7 @@ impl Net {
     /// `peer`, or this fails.
     ///
     /// # Errors
-    /// `Unreachable`, `WrongPeer`, `Unsupported`, `Timeout`, `Busy`, `Stopped`.
+    /// `Unreachable`, `WrongPeer`, `Unsupported`, `NoCommonVersion`, `Timeout`, `Busy`, `Stopped`.
     pub async fn open(&self, peer: HostId, addresses: &[String], protocol: Protocol) -> Result<Stream, NetError> {
         self.shared.opener.open(peer, addresses, protocol).await
     }
@@ -254,6 +273,21 @@ impl Net {
     /// Peers connected now.
     pub fn connected(&self) -> usize {
         *self.shared.connected.borrow()
+    }
+
+    /// Peers that speak no version of the protocol that this node speaks, oldest first: the last few that were met.
+    pub fn incompatible(&self) -> Vec<Incompatible> {
+        self.shared.peers.refused()
+    }
+
+    /// What the peers connected now say that their programs are, such as `wayfare/0.1.0`.
+    pub fn agents(&self) -> Vec<(HostId, String)> {
+        self.shared.peers.agents()
+    }
+
+    /// Counts a message that the version agreed on with its receiver does not have.
+    pub(crate) fn count_unsent(&self) {
+        self.shared.counters.frames_unsent.add_one();
     }
 
     /// Follows [`connected`](Self::connected).

@@ -1,5 +1,6 @@
 //! Asks the swarm task for connections and streams.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::PeerId;
@@ -10,7 +11,10 @@ use wayfare_protocol::ids::HostId;
 use crate::driver::Command;
 use crate::error::NetError;
 use crate::handler::OpenRequest;
+use crate::counters::Counters;
 use crate::identity::{peer_id, usable_addresses};
+use crate::limits::IDENTIFY_TIME;
+use crate::peers::Peers;
 use crate::stream::{Protocol, Stream};
 use crate::substreams::Call;
 
@@ -18,6 +22,8 @@ use crate::substreams::Call;
 pub(crate) struct Opener {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) open_timeout: Duration,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl Opener {
@@ -27,7 +33,19 @@ impl Opener {
         addresses: &[String],
         protocol: Protocol,
     ) -> Result<Stream, NetError> {
-        self.call(peer, addresses, |reply| Call::Open(OpenRequest { protocol, reply })).await
+        // Nothing is asked of a peer that is known to understand nothing: whoever tries again costs nobody anything.
+        if let Some(peer) = self.peers.incompatible(peer) {
+            self.counters.versions_refused.add_one();
+            return Err(NetError::NoCommonVersion { peer });
+        }
+        let opened = self.call(peer, addresses, |reply| Call::Open(OpenRequest { protocol, reply })).await;
+        if let Err(NetError::Unsupported { .. }) = opened
+            && let Some(peer) = self.peers.wait_incompatible(peer, IDENTIFY_TIME).await
+        {
+            self.counters.versions_refused.add_one();
+            return Err(NetError::NoCommonVersion { peer });
+        }
+        opened
     }
 
     pub(crate) async fn connect(&self, peer: HostId, addresses: &[String]) -> Result<(), NetError> {

@@ -7,6 +7,9 @@
 //! [`Pool::send`] never waits: a frame for a peer without a stream starts one, a frame for a peer that does not keep up
 //! ends its stream. What happens on the streams comes out as [`PoolEvent`]s; reading never waits for writing, so symmetric
 //! back-pressure cannot stall a stream.
+//!
+//! Each stream has the version of the protocol on which both ends agreed. The first byte of a frame is the version that it
+//! needs: neither end lets a later one pass.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,7 +18,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wayfare_protocol::ids::HostId;
+use wayfare_protocol::{ids::HostId, reject::Reject};
 
 use crate::{FrameError, FrameReader, FrameWriter, Incoming, Net, Protocol, Stream};
 
@@ -58,10 +61,20 @@ pub enum PoolEvent {
         peer: HostId,
         /// Which of its streams.
         id: u64,
-        /// Why, for people; a frame that was too large says so.
+        /// Why, for people; a frame that was refused says so.
         reason: String,
-        /// Whether the peer sent a frame beyond the cap.
-        too_large: bool,
+        /// What the peer did that ended it: a frame beyond the cap, or of a later version than the stream's.
+        reject: Option<Reject>,
+    },
+    /// A frame was not sent: it is of a later version than the stream's, so this peer would not understand it. The stream
+    /// goes on.
+    Unsent {
+        /// The other end, authenticated.
+        peer: HostId,
+        /// The version of the stream.
+        version: u8,
+        /// The version that the frame needs.
+        needs: u8,
     },
 }
 
@@ -172,14 +185,20 @@ impl Pool {
         self.tracker.spawn(async move {
             let opened = tokio::select! {
                 biased;
-                () = task.cancel.cancelled() => return task.closed("closed here".to_owned(), false).await,
+                () = task.cancel.cancelled() => return task.closed("closed here".to_owned(), None).await,
                 opened = net.open(peer, &addresses, protocol) => opened,
             };
             match opened {
                 Ok(stream) => task.run(stream, frames).await,
-                Err(error) => task.closed(error.to_string(), false).await,
+                Err(error) => task.closed(error.to_string(), None).await,
             }
         });
+    }
+
+    /// Whether this stream's first frame was accepted, or needed not be: see [`set_first_cap`](Self::set_first_cap).
+    pub fn is_known(&self, peer: HostId, id: u64) -> bool {
+        let mut links = self.links.get(&peer).into_iter().flatten();
+        links.any(|link| link.id == id && *link.cap.borrow() >= self.cap)
     }
 
     /// Whether `peer` has a stream, or one is being opened.
@@ -228,12 +247,13 @@ impl Pool {
             links.remove(0).cancel.cancel();
         }
         links.push(Link { id, frames, cancel: cancel.clone(), cap: raise });
-        let (cap, events) = (self.cap, self.events.clone());
-        (StreamTask { peer, id, cap, raised, events, cancel }, queue)
+        let (net, cap, events) = (self.net.clone(), self.cap, self.events.clone());
+        (StreamTask { net, peer, id, cap, raised, events, cancel }, queue)
     }
 }
 
 struct StreamTask {
+    net: Net,
     peer: HostId,
     id: u64,
     /// Of what is written; and, once it is raised to this, of what is read.
@@ -248,12 +268,20 @@ impl StreamTask {
         if self.events.send(PoolEvent::Opened { peer: self.peer, id: self.id }).await.is_err() {
             return;
         }
+        let version = stream.version();
         let (read_half, write_half) = tokio::io::split(stream);
         let mut writer = FrameWriter::new(write_half, self.cap).with_stall(WRITE_STALL);
+        let (net, peer, id, events) = (&self.net, self.peer, self.id, &self.events);
         let write = async {
             while let Some(bytes) = frames.recv().await {
-                if let Err(error) = write_batch(&mut writer, bytes, &mut frames).await {
-                    return error.to_string();
+                match write_batch(&mut writer, version, bytes, &mut frames).await {
+                    Ok(None) => {}
+                    Ok(Some(needs)) => {
+                        net.count_unsent();
+                        // Without a reader the owner has gone, and needs no news.
+                        let _ = events.send(PoolEvent::Unsent { peer, version, needs }).await;
+                    }
+                    Err(error) => return error.to_string(),
                 }
             }
             // The pool has let go of this stream: its token, or the end of the peer's bytes, ends it.
@@ -265,50 +293,70 @@ impl StreamTask {
             loop {
                 match reader.read().await {
                     Ok(bytes) => {
-                        let event = PoolEvent::Frame { peer: self.peer, id: self.id, bytes };
-                        if self.events.send(event).await.is_err() {
-                            return ("the node is stopping".to_owned(), false);
+                        if let Some(later) = needed(&bytes).filter(|needed| *needed > version) {
+                            let reason = format!("it sent a frame of version {later} on a stream of version {version}");
+                            return (reason, Some(Reject::WrongVersion));
+                        }
+                        if events.send(PoolEvent::Frame { peer, id, bytes }).await.is_err() {
+                            return ("the node is stopping".to_owned(), None);
                         }
                         if raised.wait_for(|cap| *cap >= full).await.is_err() {
-                            return ("closed here".to_owned(), false);
+                            return ("closed here".to_owned(), None);
                         }
                         reader.set_cap(full);
                     }
-                    Err(error) => return (error.to_string(), matches!(error, FrameError::TooLarge { .. })),
+                    Err(error) => {
+                        let too_large = matches!(error, FrameError::TooLarge { .. });
+                        return (error.to_string(), too_large.then_some(Reject::FrameTooLarge));
+                    }
                 }
             }
         };
-        let (reason, too_large) = tokio::select! {
+        let (reason, reject) = tokio::select! {
             biased;
-            () = self.cancel.cancelled() => ("closed here".to_owned(), false),
-            reason = write => (reason, false),
+            () = self.cancel.cancelled() => ("closed here".to_owned(), None),
+            reason = write => (reason, None),
             end = read => end,
         };
-        self.closed(reason, too_large).await;
+        self.closed(reason, reject).await;
     }
 
-    async fn closed(&self, reason: String, too_large: bool) {
-        let event = PoolEvent::Closed { peer: self.peer, id: self.id, reason, too_large };
+    async fn closed(&self, reason: String, reject: Option<Reject>) {
+        let event = PoolEvent::Closed { peer: self.peer, id: self.id, reason, reject };
         // Without a reader the owner has gone, and needs no news.
         let _ = self.events.send(event).await;
     }
 }
 
-/// Writes `first` and what else waits, as far as one batch goes, and flushes.
+/// The version that a frame needs.
+fn needed(frame: &[u8]) -> Option<u8> {
+    frame.first().copied()
+}
+
+/// Writes `first` and what else waits, as far as one batch goes, and flushes; not what `version` does not have. The batch
+/// ends there: the version that the frame needs.
 async fn write_batch<W: AsyncWrite + Unpin>(
     writer: &mut FrameWriter<W>,
+    version: u8,
     first: Bytes,
     frames: &mut mpsc::Receiver<Bytes>,
-) -> Result<(), FrameError> {
-    let mut size = first.len();
-    writer.feed(&first).await?;
-    for _ in 1..BATCH_FRAMES_MAX {
-        if size >= BATCH_BYTES_MAX {
-            break;
+) -> Result<Option<u8>, FrameError> {
+    let (mut bytes, mut size, mut count) = (first, 0, 0);
+    let unsent = loop {
+        if let Some(later) = needed(&bytes).filter(|needed| *needed > version) {
+            break Some(later);
         }
-        let Ok(bytes) = frames.try_recv() else { break };
         size += bytes.len();
+        count += 1;
         writer.feed(&bytes).await?;
-    }
-    writer.flush().await
+        if size >= BATCH_BYTES_MAX || count >= BATCH_FRAMES_MAX {
+            break None;
+        }
+        match frames.try_recv() {
+            Ok(next) => bytes = next,
+            Err(_) => break None,
+        }
+    };
+    writer.flush().await?;
+    Ok(unsent)
 }

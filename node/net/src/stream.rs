@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,21 +25,18 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The name that peers negotiate.
+    /// Every protocol.
+    pub(crate) const ALL: [Self; 5] = [Self::Registry, Self::Migrate, Self::State, Self::Request, Self::Probe];
+
+    /// The name without a version.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Registry => "/wayfare/registry/1",
-            Self::Migrate => "/wayfare/migrate/1",
-            Self::State => "/wayfare/state/1",
-            Self::Request => "/wayfare/request/1",
-            Self::Probe => "/wayfare/probe/1",
+            Self::Registry => "/wayfare/registry",
+            Self::Migrate => "/wayfare/migrate",
+            Self::State => "/wayfare/state",
+            Self::Request => "/wayfare/request",
+            Self::Probe => "/wayfare/probe",
         }
-    }
-}
-
-impl AsRef<str> for Protocol {
-    fn as_ref(&self) -> &str {
-        self.name()
     }
 }
 
@@ -48,23 +46,58 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// A protocol at a version, as peers negotiate it: `/wayfare/migrate/2`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spoken {
+    pub(crate) protocol: Protocol,
+    pub(crate) version: u8,
+    name: Arc<str>,
+}
+
+impl Spoken {
+    pub(crate) fn new(protocol: Protocol, version: u8) -> Self {
+        Self { protocol, version, name: format!("{}/{version}", protocol.name()).into() }
+    }
+
+    /// The version of which a peer says that it speaks it; `None` for what is not Wayfare's.
+    pub(crate) fn version_in(name: &str) -> Option<u8> {
+        let (protocol, version) = name.rsplit_once('/')?;
+        Protocol::ALL.iter().find(|known| known.name() == protocol)?;
+        version.parse().ok()
+    }
+}
+
+impl AsRef<str> for Spoken {
+    fn as_ref(&self) -> &str {
+        &self.name
+    }
+}
+
 /// A substream to an authenticated peer: ordered, reliable, flow-controlled, encrypted. Split it with
 /// [`tokio::io::split`]. It keeps its connection alive.
 ///
 /// Call `shutdown` after the last byte: a stream that is dropped while open is *reset*, and the peer may then not see
 /// what was written last. Put a timeout on writes: with symmetric back-pressure (both ends write and neither reads) a
 /// stream can stall for ever.
-pub struct Stream(Compat<libp2p::Stream>);
+pub struct Stream {
+    inner: Compat<libp2p::Stream>,
+    version: u8,
+}
 
 impl Stream {
-    pub(crate) fn new(stream: libp2p::Stream) -> Self {
-        Self(stream.compat())
+    pub(crate) fn new(stream: libp2p::Stream, version: u8) -> Self {
+        Self { inner: stream.compat(), version }
+    }
+
+    /// The version of the protocol on which both ends agreed: only frames of this version and below go over it.
+    pub fn version(&self) -> u8 {
+        self.version
     }
 }
 
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Stream")
+        f.debug_struct("Stream").field("version", &self.version).finish_non_exhaustive()
     }
 }
 
@@ -74,20 +107,20 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        Pin::new(&mut self.inner).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        Pin::new(&mut self.inner).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.inner).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }

@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use wayfare_net::{FrameError, FrameReader, FrameWriter, Incoming, Pool, PoolEvent, Protocol, Stream};
+use wayfare_protocol::reject::Reject;
 
 const CAP: usize = 1_000_000;
 
@@ -54,9 +55,9 @@ impl Server {
         }
     }
 
-    async fn closed(&mut self) -> (u64, bool) {
+    async fn closed(&mut self) -> (u64, Option<Reject>) {
         match self.event().await {
-            PoolEvent::Closed { id, too_large, .. } => (id, too_large),
+            PoolEvent::Closed { id, reject, .. } => (id, reject),
             other => unreachable!("{other:?}"),
         }
     }
@@ -72,7 +73,7 @@ async fn closing_a_peer_ends_all_its_streams() {
     let (mut server, peer) = (Server::start(1).await, Node::local(2).await);
     let (mut one, first) = server.opened_by(&peer).await;
     let (mut two, second) = server.opened_by(&peer).await;
-    FrameWriter::new(&mut one, CAP).send(b"queued").await.unwrap();
+    FrameWriter::new(&mut one, CAP).send(b"\x01queued").await.unwrap();
     let host = peer.host();
     let PoolEvent::Frame { id, .. } = server.event().await else { unreachable!() };
     assert!(id == first && server.pool.is_live(host, first) && server.pool.is_live(host, second));
@@ -103,15 +104,15 @@ async fn a_third_stream_ends_the_oldest_only() {
         match server.event().await {
             PoolEvent::Opened { id, .. } => third = id,
             PoolEvent::Closed { id, .. } => assert!(id == first && !server.pool.handle_closed(host, id)),
-            other @ PoolEvent::Frame { .. } => unreachable!("{other:?}"),
+            other => unreachable!("{other:?}"),
         }
     }
     // When the newest ends, the older is written again; with it, the peer is lost.
     drop(three);
     assert_eq!(server.closed().await.0, third);
     assert!(!server.pool.handle_closed(host, third));
-    server.pool.send(host, &[], Bytes::from_static(b"back"));
-    assert_eq!(within("a frame", FrameReader::new(&mut two, CAP).read()).await.unwrap(), "back");
+    server.pool.send(host, &[], Bytes::from_static(b"\x01back"));
+    assert_eq!(within("a frame", FrameReader::new(&mut two, CAP).read()).await.unwrap(), "\x01back");
     drop(two);
     assert_eq!(server.closed().await.0, second);
     assert!(server.pool.handle_closed(host, second));
@@ -133,8 +134,8 @@ async fn a_stranger_brings_one_small_frame_until_it_is_known() {
     assert_eq!(server.frame().await, (id, 5000));
     // Each stream is a stranger's at first.
     let (mut stream, id) = server.opened_by(&peer).await;
-    FrameWriter::new(&mut stream, CAP).send(&[3; 101]).await.unwrap();
-    assert_eq!(server.closed().await, (id, true));
+    FrameWriter::new(&mut stream, CAP).send(&[1; 101]).await.unwrap();
+    assert_eq!(server.closed().await, (id, Some(Reject::FrameTooLarge)));
 }
 
 #[tokio::test]
@@ -142,13 +143,13 @@ async fn many_queued_frames_all_arrive_in_order() {
     let (mut server, peer) = (Server::start(1).await, Node::local(2).await);
     let (stream, _) = server.opened_by(&peer).await;
     for n in 0..300_u32 {
-        let mut frame = n.to_le_bytes().to_vec();
+        let mut frame = [&[1][..], &n.to_le_bytes()].concat();
         frame.resize(if n % 50 == 0 { 300_000 } else { 10 }, 0);
         server.pool.send(peer.host(), &[], frame.into());
     }
     let mut reader = FrameReader::new(stream, CAP);
     for n in 0..300_u32 {
         let frame: Result<Bytes, FrameError> = within("a frame", reader.read()).await;
-        assert_eq!(frame.unwrap()[..4], n.to_le_bytes());
+        assert_eq!(frame.unwrap()[1..5], n.to_le_bytes());
     }
 }

@@ -26,9 +26,10 @@ use super::{
     Api, MANIFEST_HEADER, Shared,
     error::{Failure, advice},
     shapes::{Cordoned, Deployed, MoveRequest, Moved, Outcome},
-    show::{Answer, last_attempt},
+    show::{Answer, last_attempt, no_service},
+    why::name_here,
 };
-use crate::words::in_words;
+use crate::words::{in_words, near};
 
 /// The longest that a caller may wait.
 pub(super) const TIMEOUT_MAX_S: u64 = 3600;
@@ -140,14 +141,11 @@ struct Plan {
 }
 
 async fn plan(api: &Shared, name: &str, request: &MoveRequest) -> Result<Plan, Failure> {
-    let (name, wanted) = (name.to_owned(), request.to.clone());
+    let (name, wanted, names) = (name.to_owned(), request.to.clone(), api.names.clone());
     let plan = move |host: &mut wayfare_protocol::host::Host, now| {
-        let service = host.find_service(&name).ok_or_else(|| Failure::no_service(&name))?;
+        let service = host.find_service(&name).ok_or_else(|| no_service(host, now, &names, &name))?;
         let mut explanation = host.explain(now, service)?;
-        // No advert of its own tells the machine its name.
-        if let Some(here) = explanation.rows.iter_mut().find(|row| row.here && row.cloud.is_empty()) {
-            here.cloud = host.host_name(now, here.host);
-        }
+        name_here(host, now, &mut explanation);
         let to = match wanted {
             Some(cloud) => Some(find_target(host, now, &cloud)?),
             None => explanation.chosen(),
@@ -170,7 +168,12 @@ fn find_target(
         return Err(Reject::SelfMove.into());
     }
     let error = format!("no cloud `{cloud}` advertises to this node");
-    Err(Failure::new(StatusCode::NOT_FOUND, error, advice(Reject::UnknownAdvert.name())))
+    let advice = advice(Reject::UnknownAdvert.name());
+    let advice = match near(cloud, host.clouds(now).into_iter().map(|known| known.name)) {
+        Some(name) => format!("did you mean `{name}`? {advice}"),
+        None => advice.to_owned(),
+    };
+    Err(Failure::new(StatusCode::NOT_FOUND, error, advice))
 }
 
 pub(super) async fn move_service(State(api): Api, Path(name): Path<String>, body: Bytes) -> Answer<Moved> {

@@ -4,15 +4,18 @@ use std::{io, path::PathBuf};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, client::conn::http1};
+use hyper::{Method, Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::shapes::ErrorBody;
 
 /// Bytes of an answer at most.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of one line of an answer that goes on, at most.
+const LINE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -91,25 +94,27 @@ impl Client {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<T, ClientError> {
-        let path: String = path.iter().map(|part| format!("/{}", segment(part))).collect();
-        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
-        let mut request = Request::builder().method(method).uri(format!("/v1{path}{query}")).header("host", "node");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body)).map_err(|error| ClientError::Garbled(error.to_string()))?;
-        let (status, bytes) = self.send(request).await?;
-        let garbled = |error: serde_json::Error| ClientError::Garbled(error.to_string());
-        if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(garbled);
-        }
-        match serde_json::from_slice(&bytes) {
-            Ok(body) => Err(ClientError::Refused(body)),
-            Err(_) => Err(ClientError::Garbled(format!("{status}: {}", String::from_utf8_lossy(&bytes)))),
-        }
+        let (response, _connection) = self.send(request(method, path, query, headers, body)?).await?;
+        let bytes = whole(response).await?;
+        serde_json::from_slice(&bytes).map_err(|error| ClientError::Garbled(error.to_string()))
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<(hyper::StatusCode, Bytes), ClientError> {
+    /// Any call whose answer goes on, line by line. Dropping the lines hangs up.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn lines(&self, method: Method, path: &[&str], body: &impl Serialize) -> Result<Lines, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| ClientError::Garbled(error.to_string()))?;
+        let headers = [("content-type", "application/json")];
+        let (response, connection) = self.send(request(method, path, "", &headers, body.into())?).await?;
+        Ok(Lines { body: response.into_body(), read: Vec::new(), _connection: connection })
+    }
+
+    /// An answer that is no refusal, and the connection that it comes by.
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), ClientError> {
         let dir = || self.socket.parent().map(PathBuf::from).unwrap_or_default();
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning { dir: dir() },
@@ -118,17 +123,72 @@ impl Client {
         })?;
         let broken = |error: hyper::Error| ClientError::Broken(error.to_string());
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let connection = tokio::spawn(connection);
-        let answer = async {
-            let response = sender.send_request(request).await.map_err(broken)?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|error| ClientError::Broken(error.to_string()))?;
-            Ok((status, body.to_bytes()))
-        };
-        let answer = answer.await;
-        connection.abort();
-        answer
+        // How it ends shows in the answer.
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok((response, connection));
+        }
+        let bytes = whole(response).await?;
+        Err(match serde_json::from_slice(&bytes) {
+            Ok(body) => ClientError::Refused(body),
+            Err(_) => ClientError::Garbled(format!("{status}: {}", String::from_utf8_lossy(&bytes))),
+        })
+    }
+}
+
+fn request(
+    method: Method,
+    path: &[&str],
+    query: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, ClientError> {
+    let path: String = path.iter().map(|part| format!("/{}", segment(part))).collect();
+    let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+    let mut request = Request::builder().method(method).uri(format!("/v1{path}{query}")).header("host", "node");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Full::new(body)).map_err(|error| ClientError::Garbled(error.to_string()))
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, ClientError> {
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    Ok(body.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes())
+}
+
+/// An answer that goes on: one JSON value on each line.
+#[derive(Debug)]
+pub struct Lines {
+    body: Incoming,
+    read: Vec<u8>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Lines {
+    /// The next line; `None` when the node has said all.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                let garbled = |error: serde_json::Error| ClientError::Garbled(error.to_string());
+                return serde_json::from_slice(&line).map(Some).map_err(garbled);
+            }
+            if self.read.len() > LINE_BYTES_MAX {
+                return Err(ClientError::Garbled(format!("a line of more than {LINE_BYTES_MAX} bytes")));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.read.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Some(Err(error)) => return Err(ClientError::Broken(error.to_string())),
+                None if self.read.is_empty() => return Ok(None),
+                None => return Err(ClientError::Broken("it ended within a line".to_owned())),
+            }
+        }
     }
 }
 

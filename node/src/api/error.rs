@@ -40,14 +40,6 @@ impl Failure {
             "name the --dir of the cloud or home node that does",
         )
     }
-
-    pub(super) fn no_service(name: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            format!("no service `{name}` is on this node"),
-            "`wayfare services` lists those that are; one that has moved is on another node",
-        )
-    }
 }
 
 impl IntoResponse for Failure {

@@ -9,12 +9,15 @@
 //! | `GET /v1/rejects` | [`Counters`](shapes::Counters) |
 //! | `GET /v1/migrations` | list of [`Migration`](shapes::Migration), oldest first |
 //! | `GET /v1/migrations/{id}` | [`Migration`](shapes::Migration); a prefix of the id will do, or `last` |
+//! | `GET /v1/migrations/events` | a [`MigrationEvent`](shapes::MigrationEvent) on each line, until the caller closes |
+//! | `GET /v1/services/{name}/why` | [`Why`](shapes::Why) |
 //! | `GET /v1/services/{name}/logs?since=N` | [`Logs`](shapes::Logs) |
 //! | `POST /v1/deploy?timeout_s=N` | [`Deployed`](shapes::Deployed). Header [`MANIFEST_HEADER`]: the signed manifest, base64; body: the module |
 //! | `POST /v1/services/{name}/move` | [`Moved`](shapes::Moved). Body: [`MoveRequest`](shapes::MoveRequest) |
 //! | `GET /v1/records/{name}` | [`Record`](shapes::Record): what the registry has of a service, wherever that is |
 //! | `POST /v1/orders?timeout_s=N&wait=B` | [`Ordered`](shapes::Ordered). Header [`ORDER_HEADER`]: the owner's signed order, base64; for an update also [`MANIFEST_HEADER`], and the module as body |
 //! | `POST /v1/cordon`, `POST /v1/uncordon` | [`Cordoned`](shapes::Cordoned) |
+//! | `POST /v1/drain` | a [`DrainLine`](shapes::DrainLine) on each line. Body: [`DrainRequest`](shapes::DrainRequest). Closing it ends the drain |
 //!
 //! A service's `{name}` may also be its id. Anything else than success has a status of 4xx or 5xx and an
 //! [`ErrorBody`](shapes::ErrorBody).
@@ -50,12 +53,16 @@ use crate::{gateway::GatewayHandle, host::HostHandle};
 
 mod act;
 pub mod client;
+mod drain;
 mod error;
 mod gateway;
+mod lines;
 mod names;
 mod order;
 pub mod shapes;
 mod show;
+mod watch;
+mod why;
 
 pub(crate) use gateway::lookup_name;
 use names::Names;
@@ -101,12 +108,15 @@ pub(crate) struct ApiParts {
     pub(crate) certificate: Verified<Certificate>,
     pub(crate) registry: RegistryId,
     pub(crate) addresses: Vec<String>,
+    /// Cancelled when the node is to stop because it was drained.
+    pub(crate) leaving: CancellationToken,
 }
 
 /// What every handler gets.
 struct Shared {
     parts: ApiParts,
     names: Names,
+    tracker: TaskTracker,
     shutdown: CancellationToken,
 }
 
@@ -127,7 +137,7 @@ pub(crate) fn serve(
     if let Some(host) = &parts.host {
         tracker.spawn(names.clone().follow(host.clone(), shutdown.clone()));
     }
-    let router = router(Arc::new(Shared { parts, names, shutdown: shutdown.clone() }));
+    let router = router(Arc::new(Shared { parts, names, tracker: tracker.clone(), shutdown: shutdown.clone() }));
     let path = socket.to_owned();
     tracker.spawn(async move {
         info!(socket = %path.display(), "control API");
@@ -169,12 +179,15 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/rtt", get(show::rtt))
         .route("/v1/rejects", get(show::rejects))
         .route("/v1/migrations", get(show::migrations))
+        .route("/v1/migrations/events", get(watch::events))
         .route("/v1/migrations/{id}", get(show::migration))
+        .route("/v1/services/{name}/why", get(why::why))
         .route("/v1/services/{name}/logs", get(show::logs))
         .route("/v1/services/{name}/move", post(act::move_service))
         .route("/v1/records/{name}", get(order::record))
         .route("/v1/cordon", post(act::cordon))
         .route("/v1/uncordon", post(act::uncordon))
+        .route("/v1/drain", post(drain::drain))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .route("/v1/deploy", post(act::deploy).layer(DefaultBodyLimit::max(module_bytes_max)))
         .route("/v1/orders", post(order::order).layer(DefaultBodyLimit::max(module_bytes_max)))

@@ -5,6 +5,12 @@
 use serde::{Deserialize, Serialize};
 use wayfare_protocol::{manifest::Resources, placement::Explanation};
 
+mod drain;
+mod why;
+
+pub use drain::{DrainLine, DrainRequest, Drained, StillHere};
+pub use why::{Decided, Happening, MigrationEvent, Why};
+
 /// `{error, what_to_do}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {

@@ -24,7 +24,7 @@ use super::{
     names::Names,
     shapes::{Cloud, Counters, Line, Logs, Migration, NodeInfo, Outcome, Rtt, Service, Side, Step},
 };
-use crate::{host::HostHandle, runtime::LogStream};
+use crate::{host::HostHandle, runtime::LogStream, words::near};
 
 pub(super) type Answer<T> = Result<Json<T>, Failure>;
 
@@ -129,8 +129,16 @@ fn by_name(counters: &RejectCounters) -> BTreeMap<String, u64> {
 }
 
 fn net_counters(counters: NetCounters) -> BTreeMap<String, u64> {
-    let NetCounters { gossip_dropped, verdicts_dropped, streams_refused, probes_refused, inbound_failed, dials_failed } =
-        counters;
+    let NetCounters {
+        gossip_dropped,
+        verdicts_dropped,
+        streams_refused,
+        probes_refused,
+        inbound_failed,
+        dials_failed,
+        versions_refused,
+        frames_unsent,
+    } = counters;
     let all = [
         ("gossip_dropped", gossip_dropped),
         ("verdicts_dropped", verdicts_dropped),
@@ -138,6 +146,8 @@ fn net_counters(counters: NetCounters) -> BTreeMap<String, u64> {
         ("probes_refused", probes_refused),
         ("inbound_failed", inbound_failed),
         ("dials_failed", dials_failed),
+        ("versions_refused", versions_refused),
+        ("frames_unsent", frames_unsent),
     ];
     all.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
@@ -177,7 +187,7 @@ pub(super) fn attempt(trace: &Trace, me: HostId, name_of: impl Fn(HostId) -> Str
     }
 }
 
-async fn history(api: &Shared) -> Result<Vec<Migration>, Failure> {
+pub(super) async fn history(api: &Shared) -> Result<Vec<Migration>, Failure> {
     let names = api.names.clone();
     let describe = move |host: &mut Host, now: Now| {
         let me = host.me();
@@ -225,16 +235,34 @@ pub(super) struct Since {
 
 /// The service with this name or id, here now or formerly.
 async fn find(api: &Shared, wanted: &str) -> Result<ServiceId, Failure> {
-    let (name, former) = (wanted.to_owned(), api.names.find(wanted));
-    let find = move |host: &mut Host, _| {
+    let (name, names) = (wanted.to_owned(), api.names.clone());
+    let find = move |host: &mut Host, now: Now| {
+        let former = names.find(&name);
         let is = |service: &ServiceId| {
             let id = service.to_string();
             id == name || former.as_ref() == Some(&id)
         };
         let here = host.find_service(&name);
-        here.or_else(|| host.history().map(|trace| trace.service).find(is))
+        let found = here.or_else(|| host.history().map(|trace| trace.service).find(is));
+        found.ok_or_else(|| no_service(host, now, &names, &name))
     };
-    api.ask(find).await?.ok_or_else(|| Failure::no_service(wanted))
+    api.ask(find).await?
+}
+
+/// Why there is no such service here, and where it may be.
+pub(super) fn no_service(host: &Host, now: Now, names: &Names, wanted: &str) -> Failure {
+    let id = names.find(wanted).unwrap_or_else(|| wanted.to_owned());
+    if let Some(to) = host.went_to(now, &id) {
+        let error = format!("service `{wanted}` is not on this node any more: it moved to {to}");
+        return Failure::new(StatusCode::NOT_FOUND, error, "name the --dir of the node that has it now");
+    }
+    let here = host.services(now).into_iter().map(|service| service.name);
+    let advice = "`wayfare services` lists those that are; `wayfare-registry placements` says where each service is";
+    let advice = match near(wanted, here) {
+        Some(name) => format!("did you mean `{name}`? {advice}"),
+        None => advice.to_owned(),
+    };
+    Failure::new(StatusCode::NOT_FOUND, format!("no service `{wanted}` is on this node"), advice)
 }
 
 pub(super) async fn logs(

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use wayfare_net::{Connector, Witness};
 
@@ -18,11 +18,14 @@ use crate::{api::client::Client, state::StateDir};
 
 mod args;
 mod deploy;
+mod drain;
 mod failure;
 mod order;
 mod setup;
 mod show;
 mod table;
+mod watch;
+mod why;
 
 use args::{Cli, Command};
 use failure::Failure;
@@ -97,12 +100,16 @@ async fn command(context: &Context, command: Command, given: Given) -> Result<()
         Command::Services => show::services(context).await,
         Command::Rtt => show::rtt(context).await,
         Command::Move(args) => show::move_service(context, args).await,
-        Command::Migrations => show::migrations(context).await,
-        Command::Trace { id } => show::trace(context, &id).await,
-        Command::Logs { service, follow } => show::logs(context, &service, follow).await,
+        Command::Why(args) => why::why(context, &args.service).await,
+        Command::Migrations(args) if args.watch => watch::watch(context).await,
+        Command::Migrations(_) => show::migrations(context).await,
+        Command::Trace(args) => show::trace(context, &args.id).await,
+        Command::Logs(args) => show::logs(context, &args.service, args.follow).await,
         Command::Rejects => show::rejects(context).await,
         Command::Cordon => show::cordon(context, true).await,
         Command::Uncordon => show::cordon(context, false).await,
+        Command::Drain(args) => drain::drain(context, args).await,
+        Command::Completions(args) => completions(args.shell),
     }
 }
 
@@ -111,10 +118,26 @@ impl Context {
         Client::new(self.dir.socket())
     }
 
+    /// Prints one of many results, on a line of its own if it is JSON.
+    fn print_line<T: Serialize>(&self, result: &T, human: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+        if !self.json {
+            return out(&human(result));
+        }
+        let line = serde_json::to_string(result).map_err(|error| Failure::other(error.to_string()))?;
+        out(&(line + "\n"))
+    }
+
     /// Prints a result: as JSON, or as `human` says it.
     fn print<T: Serialize>(&self, result: &T, human: impl FnOnce(&T) -> String) -> Result<(), Failure> {
         if self.json { out(&(json_pretty(result)? + "\n")) } else { out(&human(result)) }
     }
+}
+
+/// What completes this command's words.
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "wayfare", &mut script);
+    out(&String::from_utf8_lossy(&script))
 }
 
 fn json_pretty(value: &impl Serialize) -> Result<String, Failure> {

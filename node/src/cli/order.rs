@@ -29,16 +29,16 @@ use crate::{
 /// of use later.
 const LIFETIME: Micros = Micros::from_secs(600);
 
-pub(super) async fn stop(context: &Context, args: args::Give) -> Result<(), Failure> {
-    give(context, &args, Action::Stop).await
+pub(super) async fn stop(context: &Context, args: args::Stop) -> Result<(), Failure> {
+    give(context, &args.give, Action::Stop).await
 }
 
-pub(super) async fn start(context: &Context, args: args::Give) -> Result<(), Failure> {
-    give(context, &args, Action::Start).await
+pub(super) async fn start(context: &Context, args: args::Start) -> Result<(), Failure> {
+    give(context, &args.give, Action::Start).await
 }
 
-pub(super) async fn remove(context: &Context, args: args::Give) -> Result<(), Failure> {
-    give(context, &args, Action::Remove).await
+pub(super) async fn remove(context: &Context, args: args::Remove) -> Result<(), Failure> {
+    give(context, &args.give, Action::Remove).await
 }
 
 async fn give(context: &Context, args: &args::Give, action: Action) -> Result<(), Failure> {

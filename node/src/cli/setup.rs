@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 use wayfare_protocol::trust::{JoinToken, Role};
 
 use super::{Context, Failure, Given, args, out};
@@ -138,9 +138,14 @@ pub(super) async fn run(context: &Context, args: args::Run, given: Given) -> Res
         }
     };
     announce(context, &node)?;
+    warn_of_cordon(&node).await;
     let failed = tokio::select! {
         biased;
         () = signals.cancelled() => false,
+        () = node.leaving() => {
+            info!("drained: this node leaves the mesh");
+            false
+        }
         () = node.stopping() => true,
     };
     warn_of_loss(&node).await;
@@ -173,6 +178,13 @@ fn announce(context: &Context, node: &RunningNode) -> Result<(), Failure> {
     let ports = up.gateway.iter().map(|carried| format!("  `{}` on http://{}\n", carried.service, carried.listen));
     ports.for_each(|line| text.push_str(&line));
     out(&text)
+}
+
+async fn warn_of_cordon(node: &RunningNode) {
+    let Some(host) = &node.host else { return };
+    if host.with(|host, _, _| host.is_cordoned()).await == Some(true) {
+        warn!("this node is cordoned and takes no services: `wayfare uncordon` ends that");
+    }
 }
 
 async fn warn_of_loss(node: &RunningNode) {

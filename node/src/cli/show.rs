@@ -7,6 +7,7 @@ use wayfare_protocol::{migration::trace::step_name, reject::Reject};
 use super::{
     Context, Failure, args, out,
     table::{ago, bytes, millis, or_dash, short, table},
+    why::decision,
 };
 use crate::{
     api::shapes::{Cloud, Cordoned, Counters, Logs, Migration, MoveRequest, Moved, Outcome, Rtt, Service, Side},
@@ -114,7 +115,7 @@ pub(super) async fn rtt(context: &Context) -> Result<(), Failure> {
     })
 }
 
-const fn word(outcome: Outcome) -> &'static str {
+pub(super) const fn word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Running => "running",
         Outcome::Moved => "moved",
@@ -200,10 +201,11 @@ pub(super) async fn move_service(context: &Context, args: args::Move) -> Result<
         let (service, from) = (&moved.service, &moved.from);
         let to = or_dash(moved.to.as_ref());
         match (moved.outcome, &moved.migration) {
-            (None, _) if request.to.is_some() => {
-                format!("{}\n(asked for: `{service}` would move from {from} to {to})\n", moved.explanation)
+            (None, _) => {
+                let text = decision(&moved.explanation, &moved.explanation.changes());
+                let asked = format!("\nasked for: `{service}` would move from {from} to {to}\n");
+                if request.to.is_some() { text + &asked } else { text }
             }
-            (None, _) => format!("{}\n", moved.explanation),
             (Some(Outcome::Moved), Some(migration)) => format!(
                 "`{service}` moved from {from} to {to}: {} of state, down for {}\n",
                 bytes(migration.bytes),

@@ -84,6 +84,12 @@ pub(super) fn ago(at_us: Option<u64>, now_us: u64) -> String {
     }
 }
 
+/// The time of day, UTC, as `01:02:05.004`, of a time in microseconds since the Unix epoch.
+pub(super) fn clock(at_us: u64) -> String {
+    let (millis, seconds) = (at_us / 1000 % 1000, at_us / 1_000_000);
+    format!("{:02}:{:02}:{:02}.{millis:03}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
+}
+
 /// A missing value.
 pub(super) fn or_dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| text.to_string())

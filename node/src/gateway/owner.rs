@@ -11,9 +11,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
-use wayfare_net::{Net, NetEvent, Pool, PoolEvent, Protocol, Verdict, Watched};
+use wayfare_net::{Net, NetEvent, Pool, PoolEvent, Protocol, Watched};
 use wayfare_protocol::{
-    advert::Gossip,
+    advert::{Gossip, Verdict},
     gateway::{Effect, Ticket, effect::Entry},
     ids::{HostId, RegistryId},
     limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX},
@@ -28,7 +28,7 @@ use super::{Answer, Command, GatewayError, GatewayParts, Machine, name};
 use crate::{
     clock::{entropy, now},
     journal::{JournalWriter, Keep, Synced},
-    mesh::{judge, meet},
+    mesh::{meet, newer, unsent},
     questions::Questions,
 };
 
@@ -245,19 +245,20 @@ impl Owner {
                     self.machine.handle_connected(now(), peer);
                 }
             }
+            PoolEvent::Unsent { peer, version, needs } => unsent(peer, version, needs),
             PoolEvent::Frame { peer, id, bytes } => {
                 if !self.requests.is_live(peer, id) {
                     return;
                 }
-                if let Err(reject) = self.machine.handle_frame(now(), peer, &bytes) {
+                if let Err(reject) = self.machine.handle_frame(now(), peer, &bytes).or_else(newer) {
                     warn!(host = %format!("{peer:#}"), %reject, "a host broke the request protocol");
                     self.requests.close(peer);
                     self.machine.handle_disconnected(now(), peer);
                 }
             }
-            PoolEvent::Closed { peer, id, reason, too_large } => {
-                if too_large {
-                    self.machine.count_reject(Reject::FrameTooLarge);
+            PoolEvent::Closed { peer, id, reason, reject } => {
+                if let Some(reject) = reject {
+                    self.machine.count_reject(reject);
                 }
                 if self.requests.handle_closed(peer, id) {
                     debug!(host = %format!("{peer:#}"), reason, "request stream ended");
@@ -270,6 +271,7 @@ impl Owner {
     fn handle_registry_event(&mut self, event: PoolEvent) {
         match event {
             PoolEvent::Opened { .. } => {}
+            PoolEvent::Unsent { peer, version, needs } => unsent(peer, version, needs),
             PoolEvent::Frame { peer, id, bytes } => {
                 if !self.registry.is_live(peer, id) {
                     return;
@@ -278,9 +280,9 @@ impl Owner {
                     warn!(%reject, "the registry sent something unusable");
                 }
             }
-            PoolEvent::Closed { peer, id, reason, too_large } => {
-                if too_large {
-                    self.machine.count_reject(Reject::FrameTooLarge);
+            PoolEvent::Closed { peer, id, reason, reject } => {
+                if let Some(reject) = reject {
+                    self.machine.count_reject(reject);
                 }
                 if self.registry.handle_closed(peer, id) {
                     warn!(reason, "the stream to the registry ended");
@@ -311,19 +313,23 @@ impl Owner {
     }
 
     fn handle_net_event(&mut self, event: NetEvent) {
-        let NetEvent::Gossip { id, bytes, .. } = event else { return };
+        let (id, bytes) = match event {
+            NetEvent::Gossip { id, bytes, .. } => (id, bytes),
+            NetEvent::Incompatible(_) => return self.machine.count_reject(Reject::NoCommonVersion),
+            NetEvent::PeerConnected(_) | NetEvent::PeerDisconnected(_) => return,
+        };
         let verdict = match Gossip::from_bytes(&bytes) {
             Ok(Gossip::Advert(advert)) => {
                 let result = self.machine.handle_gossip_advert(now(), &advert);
                 if result.is_ok() {
                     meet(&self.net, &self.tracker, &advert);
                 }
-                judge(&result)
+                Verdict::on(&result)
             }
-            Ok(Gossip::Placement(placement)) => judge(&self.machine.handle_gossip_placement(now(), &placement)),
+            Ok(Gossip::Placement(placement)) => Verdict::on(&self.machine.handle_gossip_placement(now(), &placement)),
             Err(reject) => {
                 self.machine.count_reject(reject);
-                Verdict::Reject
+                Verdict::on::<()>(&Err(reject))
             }
         };
         self.net.judge(id, verdict);

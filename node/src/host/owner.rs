@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol, Watched};
 use wayfare_protocol::{
-    advert::Gossip,
+    advert::{Gossip, Verdict},
     gateway::messages::ClientFrame,
     host::{CaptureJob, Effect, Entry, Event, HeldJob, Host, ImageId, ReceiveJob, RestoreJob, hosted::Stay},
     ids::{Digest, HostId, MigrationId, RegistryId, ServiceId},
@@ -36,7 +36,7 @@ use super::{
 use crate::{
     clock::{Entropy, entropy, now},
     journal::{JournalWriter, Synced},
-    mesh::{judge, meet},
+    mesh::{meet, newer, unsent},
     questions::Questions,
     runtime::{Driver, Prepared},
     words::describe,
@@ -45,7 +45,7 @@ use crate::{
 /// The first frame of a request stream at most.
 const HELLO_BYTES_MAX: usize = 4096;
 /// Events that a slow reader may fall behind.
-const EVENTS_MAX: usize = 256;
+const EVENTS_MAX: usize = 1024;
 /// What a witness knows the state's records by.
 const RECORDS: &str = "Records";
 /// The longest sleep.
@@ -470,6 +470,7 @@ impl Owner {
     fn tell(&self, event: Event) {
         match &event {
             Event::Serving(service, epoch) => info!(%service, %epoch, "serving"),
+            Event::Progress(service) => debug!(%service, "a migration goes on"),
             Event::MoveStarted(service, to, reason) => info!(%service, to = %format!("{to:#}"), reason, "moving"),
             Event::MovedAway(service, to) => info!(%service, to = %format!("{to:#}"), "moved away"),
             Event::MoveFailed(service, to, reason) => {
@@ -638,6 +639,7 @@ impl Owner {
     fn handle_registry_event(&mut self, event: PoolEvent) {
         match event {
             PoolEvent::Opened { .. } => {}
+            PoolEvent::Unsent { peer, version, needs } => unsent(peer, version, needs),
             PoolEvent::Frame { peer, id, bytes } => {
                 if !self.registry.is_live(peer, id) {
                     return;
@@ -651,9 +653,9 @@ impl Owner {
                     warn!(%reject, "the registry sent something unusable");
                 }
             }
-            PoolEvent::Closed { peer, id, reason, too_large } => {
-                if too_large {
-                    self.host.count_reject(Reject::FrameTooLarge);
+            PoolEvent::Closed { peer, id, reason, reject } => {
+                if let Some(reject) = reject {
+                    self.host.count_reject(reject);
                 }
                 if self.registry.handle_closed(peer, id) {
                     warn!(reason, "the stream to the registry ended");
@@ -669,19 +671,21 @@ impl Owner {
     fn handle_migrate_event(&mut self, event: PoolEvent) {
         match event {
             PoolEvent::Opened { .. } => {}
+            PoolEvent::Unsent { peer, version, needs } => unsent(peer, version, needs),
             PoolEvent::Frame { peer, id, bytes } => {
                 if !self.migrate.is_live(peer, id) {
                     return;
                 }
-                if let Err(reject) = self.host.handle_migrate_frame(now(), peer, &bytes, &mut self.rng) {
+                let handled = self.host.handle_migrate_frame(now(), peer, &bytes, &mut self.rng);
+                if let Err(reject) = handled.or_else(newer) {
                     warn!(peer = %format!("{peer:#}"), %reject, "a peer broke the migration protocol");
                     self.migrate.close(peer);
                     self.host.handle_peer_lost(now(), peer, "it broke the protocol", &mut self.rng);
                 }
             }
-            PoolEvent::Closed { peer, id, reason, too_large } => {
-                if too_large {
-                    self.host.count_reject(Reject::FrameTooLarge);
+            PoolEvent::Closed { peer, id, reason, reject } => {
+                if let Some(reject) = reject {
+                    self.host.count_reject(reject);
                 }
                 if self.migrate.handle_closed(peer, id) {
                     self.host.handle_peer_lost(now(), peer, &reason, &mut self.rng);
@@ -693,11 +697,15 @@ impl Owner {
     fn handle_request_event(&mut self, event: PoolEvent) {
         match event {
             PoolEvent::Opened { .. } => {}
+            PoolEvent::Unsent { peer, version, needs } => unsent(peer, version, needs),
             PoolEvent::Frame { peer, id, bytes } => {
                 if !self.requests.is_live(peer, id) {
                     return;
                 }
-                if let Err(reject) = self.host.handle_client_frame(now(), peer, &bytes) {
+                let handled = self.host.handle_client_frame(now(), peer, &bytes);
+                // A stranger's first frame is a HELLO, of whatever version.
+                let handled = if self.requests.is_known(peer, id) { handled.or_else(newer) } else { handled };
+                if let Err(reject) = handled {
                     warn!(gateway = %format!("{peer:#}"), %reject, "a gateway broke the request protocol");
                     self.requests.close(peer);
                     self.host.handle_gateway_lost(peer);
@@ -705,9 +713,9 @@ impl Owner {
                     self.requests.raise_cap(peer, id);
                 }
             }
-            PoolEvent::Closed { peer, id, too_large, .. } => {
-                if too_large {
-                    self.host.count_reject(Reject::FrameTooLarge);
+            PoolEvent::Closed { peer, id, reject, .. } => {
+                if let Some(reject) = reject {
+                    self.host.count_reject(reject);
                 }
                 if self.requests.handle_closed(peer, id) {
                     self.host.handle_gateway_lost(peer);
@@ -738,10 +746,11 @@ impl Owner {
                 {
                     meet(&self.net, &self.tracker, &advert);
                 }
-                self.net.judge(id, judge(&result));
+                self.net.judge(id, Verdict::on(&result));
             }
             NetEvent::PeerConnected(_) => self.host.handle_peer_connected(now()),
             NetEvent::PeerDisconnected(_) => {}
+            NetEvent::Incompatible(_) => self.host.count_reject(Reject::NoCommonVersion),
         }
     }
 }

@@ -48,6 +48,14 @@ pub struct Advert {
     pub expiry: Timestamp,
 }
 
+impl Advert {
+    /// Whether the host says with it that it leaves the mesh: it is over as it is made, so nobody goes there by it, and it
+    /// replaces what the host said before. To who does not know farewells it is an advert that expires.
+    pub const fn is_farewell(&self) -> bool {
+        self.expiry.0 <= self.serial
+    }
+}
+
 impl Wire for Advert {
     const LIMIT: usize = ADVERT_BYTES_MAX - 256;
 }
@@ -86,5 +94,66 @@ frames! {
     Gossip, max ADVERT_BYTES_MAX, {
         1 Advert(Signed<Advert>),
         11 Placement(Signed<Placement>),
+    }
+}
+
+/// What the mesh is to do with a gossiped message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Pass it on.
+    Accept,
+    /// Drop it. An honest relay may pass it on late, or may know of a Registry, a service or a version of the protocol that
+    /// this node does not know.
+    Ignore,
+    /// Drop it, and hold it against who passed it on.
+    Reject,
+}
+
+impl Verdict {
+    /// What becomes of a message that was handled with `result`: the same at every node, whatever its part.
+    pub const fn on<T>(result: &Result<T, Reject>) -> Self {
+        match result {
+            Ok(_) => Self::Accept,
+            Err(
+                Reject::OldSerial
+                | Reject::WrongEpoch
+                | Reject::Expired
+                | Reject::CertificateExpired
+                | Reject::NotYetValid
+                | Reject::UnknownRegistry
+                | Reject::UnknownService
+                | Reject::BadCertificate
+                | Reject::Full
+                | Reject::WrongVersion
+                | Reject::UnknownMessage,
+            ) => Self::Ignore,
+            Err(_) => Self::Reject,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Frame;
+
+    #[test]
+    fn only_what_is_provably_bad_is_held_against_a_relay() {
+        assert_eq!(Verdict::on(&Ok(())), Verdict::Accept);
+        for honest in [Reject::OldSerial, Reject::Full, Reject::UnknownRegistry, Reject::WrongVersion] {
+            assert_eq!(Verdict::on::<()>(&Err(honest)), Verdict::Ignore);
+        }
+        for bad in [Reject::BadSignature, Reject::Malformed, Reject::FrameTooLarge, Reject::WrongCloud] {
+            assert_eq!(Verdict::on::<()>(&Err(bad)), Verdict::Reject);
+        }
+    }
+
+    #[test]
+    fn gossip_of_another_version_or_kind_is_ignored_by_name() {
+        for (bytes, reject) in [([9, 1], Reject::WrongVersion), ([2, 99], Reject::UnknownMessage)] {
+            let result = Gossip::from_bytes(&bytes);
+            assert_eq!(result, Err(reject));
+            assert_eq!(Verdict::on(&result), Verdict::Ignore);
+        }
     }
 }

@@ -32,8 +32,12 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether the advert is in date, by the stated skew.
+    /// Whether the advert is in date, by the stated skew, and no farewell.
     pub fn is_live(&self, now: Timestamp) -> bool {
+        self.is_in_date(now) && !self.advert.is_farewell()
+    }
+
+    fn is_in_date(&self, now: Timestamp) -> bool {
         now < self.advert.expiry + CLOCK_SKEW
     }
 }
@@ -62,7 +66,7 @@ impl AdvertStore {
             return Err(Reject::WrongCloud);
         }
         let mut entry = Entry { remember_until: advert.expiry, advert, certificate };
-        if !entry.is_live(now) {
+        if !entry.is_in_date(now) {
             return Err(Reject::Expired);
         }
         if let Some(known) = self.hosts.get(&entry.advert.host) {
@@ -234,6 +238,26 @@ mod tests {
         assert_eq!(store.get(NOW, host).unwrap().advert.serial, 5);
         assert_eq!(insert(&mut store, NOW, world.advert(0, 6, LONG)), Ok(Inserted::Fresh));
         assert_eq!(store.len(), 1);
+    }
+
+    #[test]
+    fn a_farewell_ends_what_was_said_before_and_no_replay_undoes_it() {
+        let (world, mut store) = (world(), AdvertStore::default());
+        let host = world.advert(0, 5, LONG).0.host;
+        assert_eq!(insert(&mut store, NOW, world.advert(0, 5, LONG)), Ok(Inserted::Fresh));
+        assert_eq!(store.live(NOW).count(), 1);
+        // Made now, and over now.
+        assert_eq!(
+            insert(&mut store, NOW, world.advert(0, NOW.0, Micros::ZERO)),
+            Ok(Inserted::Fresh),
+            "it is passed on"
+        );
+        assert_eq!((store.live(NOW).count(), store.get(NOW, host)), (0, None));
+        store.expire(NOW + SHORT);
+        assert_eq!(insert(&mut store, NOW + SHORT, world.advert(0, 5, LONG)), Err(Reject::OldSerial));
+        // It comes back.
+        assert_eq!(insert(&mut store, NOW + SHORT, world.advert(0, NOW.0 + 1, LONG)), Ok(Inserted::Fresh));
+        assert_eq!(store.live(NOW + SHORT).count(), 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
     manifest::ServiceType,
     reject::{Guards, Reject, ensure},
     suite::Suite,
-    time::{Instant, Micros, Now},
+    time::{Instant, Micros, Now, Timestamp},
     trust::{Certificate, Receiver, Role, Signed, Verified},
     wire::Frame,
 };
@@ -108,8 +108,16 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     pub(super) fn advert_timeout(&self) -> Option<Instant> {
-        let advertises = self.role() == Role::Cloud && !self.addresses.is_empty();
+        let advertises = self.role() == Role::Cloud && !self.addresses.is_empty() && !self.gone;
         advertises.then_some(self.advertise_at)
+    }
+
+    /// This host is about to leave the mesh: its last advert, a farewell, ends those before it at once.
+    pub fn farewell(&mut self, now: Now) {
+        if self.advert_timeout().is_some() {
+            self.advertise(now, now.wall);
+        }
+        self.gone = true;
     }
 
     pub(super) fn advertise_if_due(&mut self, now: Now) {
@@ -117,7 +125,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
             return;
         }
         self.advertise_at = now.mono + ADVERT_INTERVAL;
-        let expiry = now.wall + ADVERT_LIFETIME_MAX;
+        self.advertise(now, now.wall + ADVERT_LIFETIME_MAX);
+    }
+
+    fn advertise(&mut self, now: Now, expiry: Timestamp) {
         let advert = Advert {
             registry: self.identity.registry,
             cloud: self.identity.certificate.cloud,

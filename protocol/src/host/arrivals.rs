@@ -5,6 +5,7 @@ use super::{
     departures::Belongings,
     effect::{ImageId, ReceiveJob},
     hosted::{LeaseClock, Retry, Run},
+    took,
 };
 use crate::{
     advert::Gossip,
@@ -241,8 +242,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         let mut trace = Trace::new(ids.service, peer, Side::Target, String::new());
         trace.mig = Some(ids.mig);
-        trace.step(4, now.wall);
-        trace.step(5, now.wall);
+        took(&mut self.outbox, &mut trace, 4, now.wall);
+        took(&mut self.outbox, &mut trace, 5, now.wall);
         let (_, secret) = target.new_key();
         let entry = Entry::KeyMade { ids: target.ids(), secret: *secret.expose() };
         self.outbox.persist(|seq| Effect::Persist { seq, entry });
@@ -267,8 +268,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let needs_module = !self.modules.contains(&code);
         let (frame, agreement) =
             arrival.target.handle_yes::<S, G>(&party!(self), now, signed, required, needs_module, rng)?;
-        arrival.trace.step(6, now.wall);
-        arrival.trace.step(7, now.wall);
+        took(&mut self.outbox, &mut arrival.trace, 6, now.wall);
+        took(&mut self.outbox, &mut arrival.trace, 7, now.wall);
         arrival.answered = Some(now.mono);
         arrival.deadline = now.mono + self.config.step_timeout;
         let job = ReceiveJob {
@@ -350,7 +351,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             return Err(Reject::Reused);
         }
         arrival.target.handle_consent::<S, G>(&party!(self), consent)?;
-        arrival.trace.step(8, now.wall);
+        took(&mut self.outbox, &mut arrival.trace, 8, now.wall);
         match self.hold_if_complete(now, mig) {
             // The records do not match the consent: it is the attempt that fails, not only the message.
             Err(reject) => {
@@ -364,8 +365,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
     fn hold_if_complete(&mut self, now: Now, mig: MigrationId) -> Result<(), Reject> {
         let Some(arrival) = self.arrivals.get_mut(&mig) else { return Ok(()) };
         let Some(held) = arrival.target.hold::<S, G>(&party!(self), now)? else { return Ok(()) };
-        arrival.trace.step(9, now.wall);
-        arrival.trace.step(10, now.wall);
+        took(&mut self.outbox, &mut arrival.trace, 9, now.wall);
+        took(&mut self.outbox, &mut arrival.trace, 10, now.wall);
         arrival.completing = Some((now.mono, Retry::from(now.mono)));
         let (ids, from) = (arrival.target.ids(), arrival.target.source());
         let (complete, ack) = (held.complete.clone(), held.ack.clone());
@@ -431,14 +432,14 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let (service, epoch) = (placement.service, placement.epoch);
         let (_, secret) = arrival.target.new_key();
         let (secret, manifest) = (secret.clone(), arrival.target.manifest().clone());
-        self.place(placement, manifest, secret, lease, sessions, placer, true);
+        self.place(placement, manifest, secret, lease, sessions, placer, true, now.wall);
         if let Some(hosted) = self.services.get_mut(&(service, epoch)) {
             hosted.arriving_since = arrival.answered;
             (hosted.ordered, hosted.stopped) = (ordered, stopped);
         }
         self.outbox.promise(Effect::Activate { mig, service, epoch });
         self.outbox.promise(Effect::Gossip(Gossip::Placement(signed.clone())));
-        arrival.trace.step(11, now.wall);
+        took(&mut self.outbox, &mut arrival.trace, 11, now.wall);
         arrival.trace.ending = Ending::Moved;
         self.finish(mig, arrival.trace);
         Ok(())
@@ -487,6 +488,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
                     self.log_start(stay, inputs);
                 }
                 self.outbox.now(Effect::Event(Event::Serving(service, epoch)));
+                self.drain_on();
                 self.admit_held(stay, now);
             }
             Err(reason) => {

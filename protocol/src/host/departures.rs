@@ -5,6 +5,7 @@ use super::{
     effect::CaptureJob,
     hosted::{Attempt, Hosted, LeaseClock, Retry, Run, Stay},
     orders::Ordered,
+    took,
 };
 use crate::{
     advert::store as advert,
@@ -40,7 +41,7 @@ pub(super) struct Belongings {
     pub(super) stopped: bool,
 }
 
-/// [`Belongings`] as they were before there were orders.
+/// [`Belongings`] of a service of which nothing was ever ordered: as they were before there were orders.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Unordered {
     pub(super) sessions: Vec<u8>,
@@ -77,16 +78,6 @@ macro_rules! party {
     };
 }
 
-/// Why the service moves, in a line.
-fn reason(explanation: &Explanation, to: HostId) -> String {
-    let gain = explanation.rows.iter().find(|row| row.host == to).and_then(|row| row.gain_ms);
-    let (policy, remaining) = (explanation.policy.name(), explanation.remaining_s);
-    match gain {
-        Some(gain) => format!("{policy}: {gain} ms nearer, for {remaining} s more as expected"),
-        None => policy.to_owned(),
-    }
-}
-
 impl<S: Suite, G: Guards> Host<S, G> {
     /// Where `service` would go now and why, without going.
     ///
@@ -98,7 +89,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         Ok(hosted.placer.explain(now, self.me(), &self.candidates(now, hosted)))
     }
 
-    fn candidates(&self, now: Now, hosted: &Hosted) -> Vec<Candidate> {
+    pub(super) fn candidates(&self, now: Now, hosted: &Hosted) -> Vec<Candidate> {
         let candidate = |known: &advert::Entry| Candidate {
             host: known.advert.host,
             cloud: known.certificate.name.clone(),
@@ -114,17 +105,17 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let me = self.me();
         let Some(hosted) = self.services.get(&stay) else { return };
         // A stopped service has no users to be near to.
-        let idle = hosted.attempt.is_some() || hosted.stopped;
-        if idle || !hosted.may_serve::<G>(now.mono) || now.mono < hosted.decide_at {
+        let serves = hosted.may_serve::<G>(now.mono) && !hosted.stopped;
+        let decides = self.draining.is_none() && hosted.attempt.is_none() && serves;
+        if !decides || !hosted.placer.is_due(now.mono) {
             return;
         }
         let candidates = self.candidates(now, hosted);
         let Some(hosted) = self.services.get_mut(&stay) else { return };
-        hosted.decide_at = now.mono + self.config.placement.slot;
         let explanation = hosted.placer.decide(now, me, &candidates);
         if let Some(to) = explanation.chosen() {
             // A refusal here only means that the next decision comes a slot later.
-            let _ = self.begin_move(now, stay.0, to, &reason(&explanation, to), rng);
+            let _ = self.begin_move(now, stay.0, to, &explanation.reason(), rng);
         }
     }
 
@@ -153,8 +144,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let (source, request) = Source::start::<S>(&party!(self, hosted), &known.advert, hosted.counter, rng);
         let mut trace = Trace::new(service, to, Side::Source, reason.to_owned());
         // An advert's serial is when it was made, as its cloud says.
-        trace.step(1, Timestamp(known.advert.serial).min(now.wall));
-        trace.step(2, now.wall);
+        took(&mut self.outbox, &mut trace, 1, Timestamp(known.advert.serial).min(now.wall));
+        took(&mut self.outbox, &mut trace, 2, now.wall);
         let frame = VerifyCloudFrame { request, advert: known.advert.signed().clone() };
         hosted.attempt = Some(Attempt {
             source,
@@ -202,8 +193,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 let frame = attempt.source.handle_yes::<S, G>(&party, now, signed, rng)?;
                 attempt.deadline = now.mono + self.config.step_timeout;
                 attempt.trace.mig = attempt.source.mig();
-                attempt.trace.step(3, now.wall);
-                attempt.trace.step(4, now.wall);
+                took(&mut self.outbox, &mut attempt.trace, 3, now.wall);
+                took(&mut self.outbox, &mut attempt.trace, 4, now.wall);
                 let (host, addresses) = (attempt.source.target(), attempt.source.addresses().to_vec());
                 self.outbox.now(Effect::ToPeer { host, addresses, frame: MigrateFrame::Request(frame) });
             }
@@ -226,7 +217,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             return Err(Reject::WrongPeer);
         }
         let agreement = attempt.source.handle_response::<S, G>(&party!(self, hosted), now, frame)?;
-        attempt.trace.step(7, now.wall);
+        took(&mut self.outbox, &mut attempt.trace, 7, now.wall);
         attempt.trace.switched = Some(now.wall);
         attempt.deadline = now.mono + self.config.step_timeout;
         attempt.agreement = Some(agreement);
@@ -278,7 +269,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let Ok(consented) = attempt.source.consent::<S>(&party!(self, hosted), state) else { return };
         let Some(ids) = attempt.source.ids() else { return };
         attempt.trace.bytes = bytes;
-        attempt.trace.step(8, now.wall);
+        took(&mut self.outbox, &mut attempt.trace, 8, now.wall);
         attempt.deadline = now.mono + RECLAIM_AFTER;
         let (host, addresses) = (attempt.source.target(), attempt.source.addresses().to_vec());
         let frame = MigrateFrame::Transfer(consented.consent.clone());
@@ -328,7 +319,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             return Err(Reject::WrongPeer);
         }
         attempt.source.handle_ack::<S, G>(&party!(self, hosted), now, signed)?;
-        attempt.trace.step(9, now.wall);
+        took(&mut self.outbox, &mut attempt.trace, 9, now.wall);
         Ok(())
     }
 
@@ -390,12 +381,13 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let gone = Effect::Event(Event::MovedAway(service, to));
         self.tell_moved_to(&hosted, placement);
         self.outbox.now(gone);
-        attempt.trace.step(11, now.wall);
-        attempt.trace.step(12, now.wall);
+        took(&mut self.outbox, &mut attempt.trace, 11, now.wall);
+        took(&mut self.outbox, &mut attempt.trace, 12, now.wall);
         attempt.trace.downtime = attempt.frozen_at.map(|frozen| now.mono.since(frozen));
         attempt.trace.ending = Ending::Moved;
         self.finish(ids.mig, attempt.trace);
         self.advertise_at = Instant::default();
+        self.drain_on();
     }
 
     /// What a host must never do: an older or newer stay of the same service is another matter.
@@ -467,6 +459,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             Some(mig) => self.finish(mig, attempt.trace),
             None => self.remember(attempt.trace),
         }
+        self.drain_on();
         self.admit_held(stay, now);
     }
 
@@ -497,9 +490,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
             Some((_, retry)) => retry.at,
             None => attempt.deadline,
         });
-        let serves = hosted.run == Run::Serving && !hosted.stopped;
-        let decides = hosted.attempt.is_none() && serves && !hosted.lease.reported;
-        let place = if decides { hosted.decide_at } else { Instant(u64::MAX) };
+        let serves = hosted.run == Run::Serving && !hosted.stopped && !hosted.lease.reported;
+        let decides = hosted.attempt.is_none() && serves && self.draining.is_none();
+        let place = if decides { hosted.placer.due_at() } else { Instant(u64::MAX) };
         lease.min(attempt.unwrap_or(Instant(u64::MAX))).min(place)
     }
 

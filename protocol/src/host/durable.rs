@@ -72,6 +72,7 @@ struct Memory {
     departed: Vec<Signed<Placement>>,
     removed: Vec<Signed<Tombstone>>,
     finished: VecDeque<MigrationId>,
+    cordoned: bool,
     started: BTreeMap<Stay, Vec<u8>>,
     logs: BTreeMap<Stay, Vec<(u64, Logged)>>,
 }
@@ -156,6 +157,7 @@ impl Memory {
             Entry::Removed { tombstone } => self.remove(tombstone)?,
             Entry::Departed { placement } => self.departed.push(placement),
             Entry::Finished { migs } => self.finished.extend(migs),
+            Entry::Cordoned { cordoned } => self.cordoned = cordoned,
             Entry::Snapshot(entries) => {
                 let (started, logs) = (std::mem::take(&mut self.started), std::mem::take(&mut self.logs));
                 *self = Self { started, logs, ..Self::default() };
@@ -216,6 +218,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         let mut host = Self::new(identity, config, bundle, last_seq);
         host.finished = memory.finished;
+        host.cordoned = memory.cordoned;
         for placement in memory.departed {
             host.departs(placement.unverified()?.service, placement);
         }
@@ -349,7 +352,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             held: VecDeque::new(),
             attempt,
             counter: 0,
-            decide_at: Instant::default(),
+            since: now.wall,
             disk: durable.then_some(disk),
             stopped,
             ordered,
@@ -424,6 +427,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let frozen = hosted.attempt.as_ref().is_some_and(|attempt| attempt.source.has_consented());
         hosted.run = if frozen { Run::Frozen } else { Run::Serving };
         self.outbox.now(Effect::Event(Event::Restored(stay.0, stay.1)));
+        self.drain_on();
         self.admit_held(stay, now);
     }
 
@@ -579,6 +583,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
     /// Entries that say what all entries say, but for the logs.
     fn snapshot(&self) -> Vec<Entry> {
         let mut entries = vec![Entry::Finished { migs: self.finished.iter().copied().collect() }];
+        if self.cordoned {
+            entries.push(Entry::Cordoned { cordoned: true });
+        }
         for (_, tombstone) in &self.removed {
             entries.push(Entry::Removed { tombstone: tombstone.clone() });
         }
@@ -662,13 +669,17 @@ impl<S: Suite, G: Guards> Host<S, G> {
 impl Belongings {
     pub(super) fn pack(hosted: &Hosted, now: Now) -> Vec<u8> {
         let (sessions, memory) = (hosted.sessions.to_bytes(), hosted.placer.memory(now));
+        // Without an order, as it was before there were any: also for a host that knows of none.
+        if hosted.ordered == Ordered::default() {
+            return wire::encode(&Unordered { sessions, memory });
+        }
         wire::encode(&Self { sessions, memory, ordered: hosted.ordered, stopped: hosted.stopped })
     }
 
     pub(super) fn unpack(bytes: &[u8]) -> Result<Unpacked, Reject> {
         let Self { sessions, memory, ordered, stopped } = match wire::decode(bytes) {
             Ok(belongings) => belongings,
-            // An image from before there were orders.
+            // Nothing was ever ordered.
             Err(reject) => {
                 let Ok(Unordered { sessions, memory }) = wire::decode(bytes) else { return Err(reject) };
                 Self { sessions, memory, ordered: Ordered::default(), stopped: false }

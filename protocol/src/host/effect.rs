@@ -299,6 +299,9 @@ pub struct ReceiveJob {
 pub enum Event {
     /// A service runs here now.
     Serving(ServiceId, Epoch),
+    /// An attempt to move this service, away or here, took a step or ended: look at the
+    /// [history](super::Host::history).
+    Progress(ServiceId),
     /// An attempt began.
     MoveStarted(ServiceId, HostId, String),
     /// A service has left.
@@ -450,6 +453,11 @@ pub enum Entry {
     },
     /// What all entries before this one say, but for [`Entry::Started`] and [`Entry::Executed`].
     Snapshot(Vec<Entry>),
+    /// An operator said whether this host takes services.
+    Cordoned {
+        /// Whether it takes none.
+        cordoned: bool,
+    },
     /// An order was carried out.
     Ordered {
         /// The service.
@@ -513,6 +521,7 @@ impl Entry {
             Self::Departed { .. } => "Departed",
             Self::Finished { .. } => "Finished",
             Self::Snapshot(_) => "Snapshot",
+            Self::Cordoned { .. } => "Cordoned",
         }
     }
 

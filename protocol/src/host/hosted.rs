@@ -20,7 +20,7 @@ use crate::{
     reject::{Guards, Rule},
     session::{Executed, Sessions},
     suite::Secret,
-    time::{Instant, Micros},
+    time::{Instant, Micros, Timestamp},
     trust::{Signed, Verified},
 };
 
@@ -214,8 +214,8 @@ pub struct Hosted {
     pub attempt: Option<Attempt>,
     /// The last counter of a 2.
     pub counter: u64,
-    /// When to decide next where the service should be.
-    pub decide_at: Instant,
+    /// When it came here, or when this process took it up again.
+    pub since: Timestamp,
     /// What of it is on disk; `None`: durability = memory.
     pub disk: Option<Disk>,
     /// Whether its owner has stopped it: it executes nothing.

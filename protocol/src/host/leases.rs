@@ -19,7 +19,7 @@ use crate::{
     reject::{Guards, Reject, Rule, ensure},
     session::Sessions,
     suite::{Secret, Suite, fresh_secret, fresh16},
-    time::{Instant, Now},
+    time::{Instant, Now, Timestamp},
     trust::{Receiver, Signed, Verified},
 };
 
@@ -57,6 +57,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         if !manifest.permits(&self.identity.certificate) {
             return Err(Reject::PolicyForbids);
+        }
+        if self.draining.is_some() {
+            return Err(Reject::Cordoned);
         }
         if self.full || !self.free().cover(&manifest.required) {
             return Err(Reject::NoResources);
@@ -148,7 +151,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         };
         ensure::<G>(named == placement.hash(), Reject::WrongHash)?;
         match decision {
-            None if self.registering.contains_key(&claim.service) => self.registered(&placement, answers),
+            None if self.registering.contains_key(&claim.service) => self.registered(now, &placement, answers),
             None => self.renewed(now, placement, answers),
             Some(Decision::Won) => {
                 self.superseded(&placement, answers);
@@ -167,7 +170,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         self.bundle.verify::<S, G, T>(signed, service.registry, Receiver::Host(self.me()))
     }
 
-    fn registered(&mut self, placement: &Verified<Placement>, answers: Digest) -> Result<(), Reject> {
+    fn registered(&mut self, now: Now, placement: &Verified<Placement>, answers: Digest) -> Result<(), Reject> {
         let me = self.me();
         let Some(pending) = self.registering.get(&placement.service) else { return Err(Reject::UnexpectedMessage) };
         ensure::<G>(answers == pending.frame.register.hash(), Reject::WrongHash)?;
@@ -179,7 +182,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let lease = LeaseClock::granted(pending.first_sent, placement.lease);
         let manifest = &pending.manifest;
         let placer = Placer::new(self.config.placement, manifest.required, manifest.max_rtt);
-        self.place(placement.clone(), pending.manifest, pending.secret, lease, Sessions::default(), placer, false);
+        let sessions = Sessions::default();
+        self.place(placement.clone(), pending.manifest, pending.secret, lease, sessions, placer, false, now.wall);
         let (service, epoch) = (placement.service, placement.epoch);
         if let Some(hosted) = self.services.get(&(service, epoch)) {
             let (code, memory_bytes) = (hosted.manifest.code, hosted.manifest.required.memory_bytes);
@@ -199,6 +203,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         sessions: Sessions,
         placer: Placer,
         received: bool,
+        since: Timestamp,
     ) {
         let entry = Entry::Placed {
             placement: placement.signed().clone(),
@@ -224,7 +229,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             held: VecDeque::new(),
             attempt: None,
             counter: 0,
-            decide_at: Instant::default(),
+            since,
             disk,
             stopped: false,
             ordered: Ordered::default(),

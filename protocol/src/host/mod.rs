@@ -2,7 +2,7 @@
 //!
 //! Open next: [`effect`] for what it asks of its driver, [`hosted`] for what it knows of a service; `departures` and
 //! `arrivals` drive the two sides of a move, `leases` keeps placements alive, `clients` serves requests, `durable` keeps what
-//! must survive a crash and takes it up again, `orders` does what owners want, `adverts` speaks to the mesh. A driver calls `handle_*` with what happens, executes [`Host::poll_effect`], and sleeps until
+//! must survive a crash and takes it up again, `orders` does what owners want, `drain` empties the host, `adverts` speaks to the mesh. A driver calls `handle_*` with what happens, executes [`Host::poll_effect`], and sleeps until
 //! [`Host::poll_timeout`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,6 +28,7 @@ mod adverts;
 mod arrivals;
 mod clients;
 mod departures;
+mod drain;
 mod durable;
 pub mod effect;
 pub mod hosted;
@@ -37,6 +38,7 @@ mod show;
 pub mod view;
 
 use arrivals::Arrival;
+pub use drain::{DrainView, Left, LeftView};
 use durable::Departed;
 pub use effect::{Base, CaptureJob, Effect, Entry, Event, HeldJob, ImageId, Logged, ReceiveJob, RestoreJob, Restored};
 use hosted::{Hosted, Run, Stay};
@@ -99,6 +101,10 @@ pub struct Host<S: Suite = Dalek, G: Guards = Strict> {
     advertise_at: Instant,
     sweep_at: Instant,
     cordoned: bool,
+    /// Every service is to leave; when to look next which of them can.
+    draining: Option<Instant>,
+    /// The mesh was told that this host leaves it: it advertises no more.
+    gone: bool,
     modules: BTreeSet<Digest>,
     services: BTreeMap<Stay, Hosted>,
     registering: BTreeMap<ServiceId, Registering>,
@@ -119,6 +125,12 @@ pub struct Host<S: Suite = Dalek, G: Guards = Strict> {
     kinds: std::marker::PhantomData<fn() -> (S, G)>,
 }
 
+/// Notes that an attempt took a step, and has people told.
+fn took(outbox: &mut Outbox<Effect>, trace: &mut Trace, step: u8, at: Timestamp) {
+    trace.step(step, at);
+    outbox.now(Effect::Event(Event::Progress(trace.service)));
+}
+
 impl<S: Suite, G: Guards> Host<S, G> {
     /// A host with nothing on it. `last_seq` is the number of the journal's last entry.
     pub fn new(identity: Identity, config: HostConfig, bundle: TrustBundle, last_seq: u64) -> Self {
@@ -133,6 +145,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
             advertise_at: Instant::default(),
             sweep_at: Instant::default(),
             cordoned: false,
+            draining: None,
+            gone: false,
             modules: BTreeSet::new(),
             services: BTreeMap::new(),
             registering: BTreeMap::new(),
@@ -167,7 +181,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let services = self.services.values().map(|hosted| self.service_timeout(hosted));
         let arrivals = self.arrivals.values().map(Arrival::timeout);
         let registering = self.registering.values().map(|pending| pending.retry.at);
-        let others = registering.chain(self.advert_timeout()).chain(self.purge_at);
+        let others = registering.chain(self.advert_timeout()).chain(self.purge_at).chain(self.drain_timeout());
         services.chain(arrivals).chain(others).min().unwrap_or(Instant(u64::MAX))
     }
 
@@ -182,6 +196,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             self.attempt_timeout(stay, now, rng);
             self.place_if_due(stay, now, rng);
         }
+        self.drain_if_due(now, rng);
         self.arrival_timeouts(now);
         self.purge_if_due(now);
         self.sweep_if_due(now);
@@ -214,10 +229,20 @@ impl<S: Suite, G: Guards> Host<S, G> {
         &self.rejects
     }
 
-    /// Stops (or starts again) taking services.
+    /// Stops (or starts again) taking services, over restarts, and says so to the mesh. Starting again ends a drain.
     pub fn set_cordoned(&mut self, cordoned: bool) {
-        self.cordoned = cordoned;
+        if std::mem::replace(&mut self.cordoned, cordoned) != cordoned {
+            self.outbox.persist(|seq| Effect::Persist { seq, entry: Entry::Cordoned { cordoned } });
+        }
+        if !cordoned {
+            self.draining = None;
+        }
         self.advertise_at = Instant::default();
+    }
+
+    /// Whether it takes no services now, because an operator said so.
+    pub const fn is_cordoned(&self) -> bool {
+        self.cordoned
     }
 
     /// The module with this hash is at hand.
@@ -250,6 +275,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     fn remember(&mut self, trace: Trace) {
+        self.outbox.now(Effect::Event(Event::Progress(trace.service)));
         if self.history.len() >= crate::limits::HISTORY_MAX {
             self.history.pop_front();
         }

@@ -10,7 +10,6 @@ use crate::{
     limits::{SHOW_INTERVAL, SHOWN_BYTES_MAX},
     manifest::Manifest,
     migration::messages::{Placement, Recovering, Refused, RegistryFrame, Shown, ShownFrame, ShownStay},
-    order::Tombstone,
     reject::Guards,
     suite::Suite,
     time::Now,
@@ -24,7 +23,6 @@ struct Part {
     stays: Vec<ShownStay>,
     held: Vec<MigrationIds>,
     elsewhere: Vec<Signed<Placement>>,
-    removed: Vec<Signed<Tombstone>>,
     manifests: Vec<Signed<Manifest>>,
     shown_bytes: usize,
     manifest_bytes: usize,
@@ -56,8 +54,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let Parts(parts) = self.parts(registry);
         let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         for (part, content) in (0..).zip(parts) {
-            let Part { stays, held, elsewhere, removed, manifests, .. } = content;
-            let shown = Shown { nonce: recovering.nonce, part, parts: count, stays, held, elsewhere, removed };
+            let Part { stays, held, elsewhere, manifests, .. } = content;
+            let shown = Shown { nonce: recovering.nonce, part, parts: count, stays, held, elsewhere };
             let shown = Signed::sign::<S>(&self.identity.secret, registry, Receiver::Registry(registry), &shown);
             let frame = ShownFrame {
                 shown,
@@ -66,6 +64,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 addresses: self.addresses.clone(),
             };
             self.outbox.promise(Effect::ToRegistry(registry, RegistryFrame::Shown(frame)));
+        }
+        // Behind it: a host that enrolled after the backup is known by now.
+        for (_, tombstone) in self.removed.iter().filter(|(service, _)| service.registry == registry) {
+            self.outbox.promise(Effect::ToRegistry(registry, RegistryFrame::Removed(tombstone.clone())));
         }
     }
 
@@ -94,11 +96,6 @@ impl<S: Suite, G: Guards> Host<S, G> {
             let placement = &departed.placement;
             if departed.service.registry == registry {
                 parts.with_room(wire::encode(placement).len(), 0).elsewhere.push(placement.clone());
-            }
-        }
-        for (service, tombstone) in &self.removed {
-            if service.registry == registry {
-                parts.with_room(wire::encode(tombstone).len(), 0).removed.push(tombstone.clone());
             }
         }
         parts

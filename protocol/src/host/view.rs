@@ -10,9 +10,10 @@ use crate::{
     ids::{HostId, ServiceId},
     manifest::Resources,
     migration::trace::Trace,
+    placement::Decision,
     reject::Guards,
     suite::Suite,
-    time::Now,
+    time::{Now, Timestamp},
 };
 
 /// A cloud as this host knows it.
@@ -145,12 +146,31 @@ impl<S: Suite, G: Guards> Host<S, G> {
         self.services.values().map(view).collect()
     }
 
+    /// Since when `service` has been here, or since when this process has had it, if that is later.
+    pub fn since(&self, service: ServiceId) -> Option<Timestamp> {
+        let stay = self.current(service)?;
+        self.services.get(&stay).map(|hosted| hosted.since)
+    }
+
+    /// The last decisions on where `service` should be, oldest first.
+    pub fn decisions(&self, service: ServiceId) -> Vec<Decision> {
+        let hosted = self.current(service).and_then(|stay| self.services.get(&stay));
+        hosted.map(|hosted| hosted.placer.decisions().cloned().collect()).unwrap_or_default()
+    }
+
     /// The service here with this name or base58 identifier.
     pub fn find_service(&self, name: &str) -> Option<ServiceId> {
         self.services
             .values()
             .find(|hosted| hosted.manifest.name == name || hosted.placement.service.to_string() == name)
             .map(|hosted| hosted.placement.service)
+    }
+
+    /// The name of the host that a service went to from here, by the service's base58 identifier.
+    pub fn went_to(&self, now: Now, service: &str) -> Option<String> {
+        let departed = self.departed.iter().find(|departed| departed.service.to_string() == service)?;
+        let placement = departed.placement.unverified().ok()?;
+        Some(self.host_name(now, placement.host))
     }
 
     /// The name of `host`, as its certificate has it; its short identifier if it does not advertise.
@@ -196,9 +216,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
         !self.arrivals.is_empty() || self.services.values().any(unsettled)
     }
 
-    /// Attempts that this host took part in, oldest first, running ones last.
+    /// Attempts that this host takes part in, on either side, oldest first, running ones last.
     pub fn history(&self) -> impl Iterator<Item = &Trace> {
-        let running = self.services.values().filter_map(|hosted| hosted.attempt.as_ref()).map(|attempt| &attempt.trace);
-        self.history.iter().chain(running)
+        let leaving = self.services.values().filter_map(|hosted| hosted.attempt.as_ref()).map(|attempt| &attempt.trace);
+        let arriving = self.arrivals.values().map(|arrival| &arrival.trace);
+        self.history.iter().chain(leaving).chain(arriving)
     }
 }

@@ -591,8 +591,6 @@ pub struct Shown {
     pub held: Vec<MigrationIds>,
     /// The newest placements heard of services that have left, or that are kept sealed.
     pub elsewhere: Vec<Signed<Placement>>,
-    /// Services that were removed while this host had something of them.
-    pub removed: Vec<Signed<Tombstone>>,
 }
 
 /// [`Shown`] with what R may have forgotten.
@@ -649,11 +647,11 @@ frames! {
         53 Recovering(Recovering),
         54 Shown(ShownFrame),
         /// To R: an owner's order, or a question what became of it. From R: carry it out.
-        55 Order(OrderFrame),
-        56 OrderDone(Signed<OrderDone>),
-        57 OrderState(OrderState),
-        /// R to whoever asks about a service that its owner has removed.
-        58 Removed(Signed<Tombstone>),
+        55 Order(OrderFrame) since 2,
+        56 OrderDone(Signed<OrderDone>) since 2,
+        57 OrderState(OrderState) since 2,
+        /// R to whoever asks about a service that its owner has removed; a host to an R that has forgotten that.
+        58 Removed(Signed<Tombstone>) since 2,
     }
 }
 

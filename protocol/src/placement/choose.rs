@@ -124,6 +124,7 @@ impl Placer {
             downtime_ms: Thousandths::millis(downtime.0),
             downtime_measured: self.downtime.is_some(),
             cost_ms_s: Thousandths(cost),
+            tie_ms: Thousandths::millis(self.config.tie.0),
             rows,
             verdict,
         }

@@ -48,14 +48,14 @@ impl<'de> Deserialize<'de> for Thousandths {
 }
 
 /// Hosts as base58 text.
-mod host_text {
+pub(super) mod host_text {
     use super::{Deserialize, Deserializer, HostId, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(host: &HostId, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::placement) fn serialize<S: Serializer>(host: &HostId, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(host)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HostId, D::Error> {
+    pub(in crate::placement) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HostId, D::Error> {
         let text = String::deserialize(deserializer)?;
         HostId::parse(&text).ok_or_else(|| serde::de::Error::custom("not a host identifier"))
     }
@@ -184,6 +184,9 @@ pub struct Explanation {
     pub downtime_measured: bool,
     /// What the move costs, ms·s.
     pub cost_ms_s: Thousandths,
+    /// Round trips that differ by less are equal, ms.
+    #[serde(default)]
+    pub tie_ms: Thousandths,
     /// The present host first, then the candidates, nearest first, those without a round trip last.
     pub rows: Vec<Row>,
     /// The decision.
@@ -205,12 +208,12 @@ impl Explanation {
             Verdict::Stay(reason) => return reason.to_string(),
             Verdict::Move(to) => to,
         };
-        match self.rows.iter().find(|row| row.host == *to) {
-            Some(Row { rtt_ms: Some(there), gain_ms: Some(gain), .. }) => format!(
-                "{gain} ms nearer ({there} ms), for {} s more as expected, at a cost of {} ms·s",
-                self.remaining_s, self.cost_ms_s
-            ),
-            _ => "nearer".to_owned(),
+        let gain = self.rows.iter().find(|row| row.host == *to).and_then(|row| row.gain_ms);
+        match gain {
+            Some(gain) => {
+                format!("{}: {gain} ms nearer, for {} s more as expected", self.policy.name(), self.remaining_s)
+            }
+            None => self.policy.name().to_owned(),
         }
     }
 }

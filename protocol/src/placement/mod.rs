@@ -12,16 +12,20 @@ use crate::{
     time::{Instant, Micros, Now},
 };
 
+mod change;
 mod choose;
 mod dwell;
 mod explain;
 mod placer;
+mod refuge;
 #[cfg(test)]
 mod tests;
 
+pub use change::Change;
 pub use dwell::{DWELLS_COUNTED, PRIOR_SLOTS};
 pub use explain::{Explanation, Row, RuledOut, Stay, Thousandths, Verdict};
-pub use placer::{DOWNTIME_MAX, Memory, Placer};
+pub use placer::{DOWNTIME_MAX, Decision, Memory, Placer};
+pub use refuge::{Refuge, Stranded};
 
 /// How eagerly a service moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

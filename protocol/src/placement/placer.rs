@@ -1,15 +1,16 @@
 //! What is known about one service's clients and moves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Candidate, Explanation, Instant, Micros, Now, PlacementConfig, RTT_FRESH, dwell::Dwells};
 use crate::{
     ids::{ClientId, HostId},
-    limits::{ADVERTS_MAX, REPORT_ENTRIES_MAX, SESSIONS_MAX},
+    limits::{ADVERTS_MAX, DECISION_ROWS_KEPT, DECISIONS_KEPT, REPORT_ENTRIES_MAX, SESSIONS_MAX},
     manifest::Resources,
     reject::Reject,
+    time::Timestamp,
     wire::Wire,
 };
 
@@ -76,6 +77,21 @@ pub struct Placer {
     since: Instant,
     /// When it was last decided.
     decided: Instant,
+    /// The last decisions, oldest first; at most [`DECISIONS_KEPT`].
+    decisions: VecDeque<Decision>,
+}
+
+/// Decisions in a row that came to the same verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Decision {
+    /// When the first of them was made.
+    pub first: Timestamp,
+    /// And the last.
+    pub last: Timestamp,
+    /// How many there were.
+    pub times: u32,
+    /// The last of them; of its candidates, the nearest [`DECISION_ROWS_KEPT`].
+    pub explanation: Explanation,
 }
 
 impl Placer {
@@ -91,6 +107,7 @@ impl Placer {
             failures: BTreeMap::new(),
             since: Instant::default(),
             decided: Instant::default(),
+            decisions: VecDeque::new(),
         }
     }
 
@@ -223,7 +240,27 @@ impl Placer {
         self.observe(now.mono, here, candidates);
         self.decided = now.mono;
         self.clients.retain(|_, client| client.is_fresh(now.mono));
-        self.explain(now, here, candidates)
+        let explanation = self.explain(now, here, candidates);
+        self.note(now.wall, &explanation);
+        explanation
+    }
+
+    fn note(&mut self, now: Timestamp, explanation: &Explanation) {
+        let mut explanation = explanation.clone();
+        explanation.rows.truncate(DECISION_ROWS_KEPT + 1);
+        if let Some(last) = self.decisions.back_mut().filter(|last| last.explanation.verdict == explanation.verdict) {
+            *last = Decision { first: last.first, last: now, times: last.times.saturating_add(1), explanation };
+            return;
+        }
+        if self.decisions.len() >= DECISIONS_KEPT {
+            self.decisions.pop_front();
+        }
+        self.decisions.push_back(Decision { first: now, last: now, times: 1, explanation });
+    }
+
+    /// The last decisions, oldest first.
+    pub fn decisions(&self) -> impl Iterator<Item = &Decision> {
+        self.decisions.iter()
     }
 
     fn observe(&mut self, now: Instant, here: HostId, candidates: &[Candidate]) {

@@ -285,10 +285,91 @@ fn an_explanation_reads_as_a_table() {
     for expected in ["near", "50.0", "120.0", "here", "out: no fresh round trip", "move to near", "assumed"] {
         assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
     }
-    assert_eq!(explanation.reason(), "50.0 ms nearer (20.0 ms), for 12.4 s more as expected, at a cost of 500.0 ms·s");
+    assert_eq!(explanation.reason(), "sardis: 50.0 ms nearer, for 12.4 s more as expected");
     let stay = placer.explain(at(0), NEAR, &clouds());
     assert_eq!(stay.reason(), "no candidate is left");
     assert_eq!(stay.chosen(), None);
+}
+
+#[test]
+fn a_refuge_is_the_best_place_left_even_if_it_is_farther() {
+    let mut placer =
+        Placer::new(config(Policy::Never), Resources { cpu_millicores: 1, ..Resources::default() }, ms(60));
+    let refuge = |placer: &Placer, candidates: &[Candidate]| placer.refuge(at(0), HOME, candidates);
+    let roomy = |mut candidate: Candidate| {
+        candidate.free.memory_bytes *= 2;
+        candidate
+    };
+    let [near, far] = [candidate(NEAR, "near"), roomy(candidate(FAR, "far"))];
+    let both = [near.clone(), far.clone(), candidate(HOME, "home")];
+    let unknown = refuge(&placer, &both).unwrap();
+    assert_eq!((unknown.host, unknown.rtt), (FAR, None), "nobody has measured anything: there is most room");
+    report(&mut placer, at(0), USER, &[(HOME, 5), (NEAR, 50), (FAR, 52)], 1);
+    assert_eq!(refuge(&placer, &both).unwrap().host, NEAR);
+    report(&mut placer, at(0), USER, &[(NEAR, 70), (FAR, 52)], 1);
+    assert_eq!(refuge(&placer, &both).unwrap().host, FAR, "the other breaks the promise");
+    assert_eq!(refuge(&placer, &both[..1]).unwrap().host, NEAR, "better than nothing");
+    placer.handle_failed(at(0), FAR);
+    assert_eq!(refuge(&placer, &both).unwrap().host, NEAR, "a second choice");
+    let forbidden = Candidate { permitted: false, ..near.clone() };
+    let full = Candidate { free: Resources::default(), host: HostId([4; 32]), ..near.clone() };
+    let cordoned = Candidate { cordoned: true, host: HostId([5; 32]), ..near };
+    let stranded = refuge(&placer, &[forbidden.clone(), forbidden, full, cordoned, far]).unwrap_err();
+    let text = "2 clouds: the owner's manifest forbids it, 1 cloud: lacks free resources, 1 cloud: cordoned, \
+                1 cloud: a move there failed, next try in 10.0 s";
+    assert_eq!(stranded.to_string(), text);
+    assert!(stranded.advice().contains("migrations"));
+    let alone = refuge(&placer, &[]).unwrap_err();
+    assert!(alone.to_string().contains("no other cloud") && alone.advice().contains("add a cloud"));
+}
+
+#[test]
+fn decisions_are_kept_by_verdict_and_only_the_last() {
+    let mut placer = placer(Policy::Nearest);
+    for second in 0..40 {
+        let near = if second / 2 % 2 == 0 { 20 } else { 90 };
+        report(&mut placer, at(second * 1000), USER, &[(HOME, 50), (NEAR, near)], 1);
+        decide(&mut placer, at(second * 1000), HOME);
+    }
+    let kept: Vec<_> = placer.decisions().collect();
+    assert_eq!(kept.len(), crate::limits::DECISIONS_KEPT);
+    assert!(kept.windows(2).all(|pair| pair[0].explanation.verdict != pair[1].explanation.verdict));
+    assert_eq!((kept[7].times, kept[7].explanation.verdict), (2, Verdict::Stay(Stay::Nearest)));
+    let many: Vec<_> = (0..100).map(|number| candidate(HostId([number; 32]), "one of many")).collect();
+    placer.decide(at(41_000), HOME, &many);
+    let rows = placer.decisions().last().map(|last| last.explanation.rows.len());
+    assert_eq!(rows, Some(crate::limits::DECISION_ROWS_KEPT + 1));
+}
+
+#[test]
+fn what_would_have_to_change_is_told_and_is_true() {
+    let mut placer = placer(Policy::Sardis);
+    report(&mut placer, at(0), USER, &[(HOME, 40), (NEAR, 20), (FAR, 39)], 10);
+    let explanation = placer.decide(at(0), HOME, &clouds());
+    let told: Vec<String> = explanation.changes().into_iter().filter_map(|change| change.moves_if).collect();
+    // 500 ms·s over 12.4 s, and over 20 ms.
+    assert_eq!(
+        told,
+        [
+            "it is 40.3 ms nearer (now 20.0 ms), or expected to stay the nearest for 25.0 s (now 12.4 s)",
+            "it is more than 3.0 ms nearer than the present host: now 1.0 ms"
+        ]
+    );
+    for (rtt, moves) in [(60, false), (61, true)] {
+        let mut placer = self::placer(Policy::Sardis);
+        report(&mut placer, at(0), USER, &[(HOME, rtt), (NEAR, 20)], 10);
+        assert_eq!(decide(&mut placer, at(0), HOME) == Verdict::Move(NEAR), moves, "{rtt}");
+    }
+    let mut never = placer.clone();
+    never.set_config(config(Policy::Never));
+    let told = never.explain(at(0), HOME, &clouds()).changes();
+    assert!(told[0].moves_if.as_ref().is_some_and(|change| change.contains("policy")), "{told:?}");
+    report(&mut placer, at(0), USER, &[(HOME, 100)], 10);
+    let told = placer.explain(at(0), HOME, &clouds()).changes();
+    assert_eq!(told[0].moves_if, None, "it moves there");
+    placer.handle_failed(at(0), NEAR);
+    let told = placer.explain(at(0), HOME, &clouds()).changes();
+    assert!(told[0].moves_if.as_ref().is_some_and(|change| change.starts_with("10.0 s pass")), "{told:?}");
 }
 
 /// A user between two clouds, second by second; the service starts at NEAR. Returns the moves and the cost in ms·s:

@@ -45,7 +45,7 @@ pub use records::{
     SuspendedRecord, Table, TokenRecord, TombstoneRecord,
 };
 pub use recovery::{RecoveryView, mark_restored};
-pub use refusal::{is_violation, lookup_hash};
+pub use refusal::{is_violation, lookup_hash, unknown_hash};
 pub use service::{PlacementView, Suspension};
 pub use stats::{CloudStats, Distribution};
 
@@ -186,7 +186,14 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     }
 
     fn handle(&mut self, call: &mut Call<'_>, bytes: &[u8]) -> Result<(), Reject> {
-        let frame = RegistryFrame::from_bytes(bytes)?;
+        let frame = match RegistryFrame::from_bytes(bytes) {
+            Err(reject) if reject.is_of_newer_peer() => {
+                let refused = Refused { about: unknown_hash(bytes), reason: reject.name().to_owned() };
+                self.reply(call.peer, RegistryFrame::Refused(refused));
+                return Err(reject);
+            }
+            frame => frame?,
+        };
         let result = self.dispatch(call, &frame);
         self.ask_back(call, &frame, result.as_ref().err().map(|refusal| refusal.reject));
         let Err(Refusal { reject, answer }) = result else { return Ok(()) };
@@ -223,6 +230,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             RegistryFrame::Lookup(lookup) => self.lookup(call, lookup),
             RegistryFrame::Order(frame) => self.order(call, frame),
             RegistryFrame::OrderDone(signed) => self.order_done(call, signed),
+            RegistryFrame::Removed(signed) => self.removed(signed),
             RegistryFrame::Enrol(_)
             | RegistryFrame::YesCloud(_)
             | RegistryFrame::NoCloud(_)
@@ -235,7 +243,6 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             | RegistryFrame::Found(_)
             | RegistryFrame::Recovering(_)
             | RegistryFrame::OrderState(_)
-            | RegistryFrame::Removed(_)
             | RegistryFrame::Shown(_) => Err(Reject::UnexpectedMessage.into()),
         }
     }

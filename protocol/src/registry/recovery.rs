@@ -140,7 +140,6 @@ enum Standing {
 struct Checked {
     certificate: Option<Verified<Certificate>>,
     placements: Vec<Verified<Placement>>,
-    removed: Vec<Verified<Tombstone>>,
     manifests: BTreeMap<Digest, Verified<Manifest>>,
     evidence: BTreeMap<ServiceId, Evidence>,
 }
@@ -295,6 +294,15 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         ensure::<G>(!suspended, Reject::Recovering)
     }
 
+    /// A tombstone of our own signature, from a host: a service that was removed after the backup.
+    pub(super) fn removed(&mut self, signed: &Signed<Tombstone>) -> Result<(), Refusal> {
+        let tombstone = signed.verify::<S, G>(&self.host.0, self.id(), Receiver::Anyone)?;
+        ensure::<G>(tombstone.service.registry == self.id(), Reject::UnknownRegistry)?;
+        let recovery = self.recovery.as_ref().ok_or(Reject::UnexpectedMessage)?;
+        self.learn_removed(&tombstone, recovery.leases_end);
+        Ok(())
+    }
+
     /// It was removed: there is nothing left to decide about.
     pub(super) fn forget_suspended(&mut self, service: ServiceId) {
         let Some(recovery) = &mut self.recovery else { return };
@@ -385,9 +393,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             _ => (0, BTreeMap::new()),
         };
         ensure::<G>(shown.part == next, Reject::UnexpectedMessage)?;
-        let Checked { certificate, placements, removed, manifests, evidence } =
+        let Checked { certificate, placements, manifests, evidence } =
             self.check_shown(call, frame, &shown)?;
-        let leases_end = recovery.leases_end;
 
         // From here on nothing is refused.
         if let Some(certificate) = certificate {
@@ -395,9 +402,6 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         }
         if let Some(host) = self.tables.hosts.get(call.peer) {
             self.learn_addresses(call.peer, &frame.addresses, host.serial);
-        }
-        for tombstone in removed {
-            self.learn_removed(&tombstone, leases_end);
         }
         let mut adopted = Vec::new();
         for placement in placements {
@@ -466,12 +470,6 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         for signed in &shown.elsewhere {
             placements.push(mine(signed)?);
         }
-        let mut removed = Vec::new();
-        for signed in &shown.removed {
-            let tombstone = signed.verify::<S, G>(&self.host.0, self.id(), Receiver::Anyone)?;
-            ensure::<G>(tombstone.service.registry == self.id(), Reject::UnknownRegistry)?;
-            removed.push(tombstone);
-        }
         let mut manifests = BTreeMap::new();
         for signed in &frame.manifests {
             let claim = signed.unverified()?;
@@ -479,7 +477,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             manifest.check()?;
             manifests.insert(manifest.hash(), manifest);
         }
-        Ok(Checked { certificate, placements, removed, manifests, evidence })
+        Ok(Checked { certificate, placements, manifests, evidence })
     }
 
     /// A host that enrolled after the backup: its certificate is this Registry's own word.

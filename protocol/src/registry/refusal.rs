@@ -43,6 +43,7 @@ pub(super) fn about(frame: &RegistryFrame) -> Digest {
         RegistryFrame::Shown(frame) => frame.shown.hash(),
         RegistryFrame::Order(frame) => frame.order.hash(),
         RegistryFrame::OrderDone(signed) => signed.hash(),
+        RegistryFrame::Removed(signed) => signed.hash(),
         RegistryFrame::YesCloud(_)
         | RegistryFrame::NoCloud(_)
         | RegistryFrame::YesService(_)
@@ -53,7 +54,6 @@ pub(super) fn about(frame: &RegistryFrame) -> Digest {
         | RegistryFrame::Enrolled(_)
         | RegistryFrame::Found(_)
         | RegistryFrame::OrderState(_)
-        | RegistryFrame::Removed(_)
         | RegistryFrame::Recovering(_) => Digest([0; 32]),
     }
 }
@@ -63,12 +63,18 @@ pub fn lookup_hash(lookup: &Lookup) -> Digest {
     digest("wayfare/1 LOOKUP", &[&wire::encode(lookup)])
 }
 
+/// What a [`Refused`](crate::migration::messages::Refused) message is known by whose kind the Registry does not know.
+pub fn unknown_hash(frame: &[u8]) -> Digest {
+    digest("wayfare/1 UNKNOWN", &[frame])
+}
+
 /// Whether only a faulty or hostile peer provokes this rejection: the driver closes its stream. The others can happen
 /// to an honest peer that is late, stale or not permitted; it is told, and the stream stays.
 pub const fn is_violation(reject: Reject) -> bool {
     !matches!(
         reject,
-        Reject::NotEnrolled
+        Reject::UnknownMessage
+            | Reject::NotEnrolled
             | Reject::Revoked
             | Reject::WrongRole
             | Reject::CertificateExpired

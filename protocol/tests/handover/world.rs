@@ -422,7 +422,8 @@ impl World {
         node.host.handle_captured(now, mig, Ok((state, 8)), &mut self.rng);
     }
 
-    pub(crate) fn deploy(&mut self) -> ServiceId {
+    /// The service that everything here is about.
+    pub(crate) fn manifest(&self) -> Signed<Manifest> {
         let key = OwnerKey(Dalek::public_key(&OWNER));
         let registry = self.registry.id();
         let service = service_id(registry, key, "counter");
@@ -442,7 +443,12 @@ impl World {
             durability: self.durability,
             token_policy: TokenPolicy::Refuse,
         };
-        let signed = Signed::sign::<Dalek>(&OWNER, registry, Receiver::Anyone, &manifest);
+        Signed::sign::<Dalek>(&OWNER, registry, Receiver::Anyone, &manifest)
+    }
+
+    pub(crate) fn deploy(&mut self) -> ServiceId {
+        let signed = self.manifest();
+        let service = signed.unverified().expect("well-formed").service;
         let (now, home) = (self.now, self.named("home"));
         let node = self.nodes.get_mut(&home).expect("home");
         node.host.handle_module(CODE);

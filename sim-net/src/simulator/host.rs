@@ -377,6 +377,7 @@ impl<G: Guards> World<G> {
             }
             Told::DeployFailed(..)
             | Told::LeaseEnded(..)
+            | Told::Progress(_)
             | Told::Restoring(..)
             | Told::Restored(..)
             | Told::Ordered(..)
@@ -412,6 +413,7 @@ pub(super) const fn entry_name(entry: &Entry) -> &'static str {
         Entry::Departed { .. } => "Departed",
         Entry::Finished { .. } => "Finished",
         Entry::Snapshot(_) => "Snapshot",
+        Entry::Cordoned { .. } => "Cordoned",
         Entry::Ordered { .. } => "Ordered",
         Entry::Removed { .. } => "Removed",
     }

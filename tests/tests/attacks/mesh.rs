@@ -1,6 +1,6 @@
 //! 1 and 11 as gossip: to a real home and a real gateway at once, from strangers on the mesh.
 
-use wayfare_net::{NetConfig, NetError};
+use wayfare_net::{NetConfig, NetError, Protocol};
 use wayfare_protocol::{
     advert::{Advert, Gossip},
     limits::{ADDRESSES_MAX, ADVERT_LIFETIME_MAX, CLOCK_SKEW, LEASE, TEXT_BYTES_MAX},
@@ -163,6 +163,32 @@ async fn gossip() {
         target.range.close();
     }
     let mut bystander = bystander;
+    bystander.answers().await;
+    bystander.moves(&authority).await;
+}
+
+/// A peer of another time is refused by name, once, by every part, and does no harm to what is between the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_of_another_version() {
+    let registry = RealRegistry::start(132).await;
+    let counts = Watched::Registry(registry.running.handle().clone());
+    let (at, authority) = (registry.whereabouts(), Authority::Real(registry));
+    let mut bystander = Bystander::start(&authority).await;
+    let home = RealHost::start(&authority, "home", Role::Home, &[]).await;
+    let gateway = RealGateway::start(&authority, &["kv"]).await;
+    let receivers =
+        [(at, counts), (home.at.clone(), Watched::Host(home.handle.clone())), (gateway.at.clone(), Watched::Gateway(gateway.handle.clone()))];
+    for (at, watched) in receivers {
+        let mut range = Range::open(watched).await;
+        let seed = *fresh_secret(&mut entropy()).expose();
+        let peer = Peer::with(NetConfig { versions: vec![99], ..NetConfig::local(seed) }).await;
+        for _ in 0..3 {
+            let error = peer.net.open(at.host, &at.addresses, Protocol::Probe).await.unwrap_err();
+            assert!(matches!(error, NetError::NoCommonVersion { .. }), "{error:?}");
+        }
+        range.judge(&Shot::new("a peer of version 99", vec![], Reject::NoCommonVersion)).await;
+        range.close();
+    }
     bystander.answers().await;
     bystander.moves(&authority).await;
 }

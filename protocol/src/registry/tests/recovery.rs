@@ -45,7 +45,7 @@ struct Show {
 }
 
 fn show(world: &World, host: &Node, nonce: Nonce, certificate: Signed<Certificate>) -> Show {
-    let shown = Shown { nonce, part: 0, parts: 1, stays: vec![], held: vec![], elsewhere: vec![], removed: vec![] };
+    let shown = Shown { nonce, part: 0, parts: 1, stays: vec![], held: vec![], elsewhere: vec![] };
     let manifests = world.registry.tables.manifests.iter().map(|row| row.signed.clone()).collect();
     Show { shown, frame: Box::new(|_| ()), secret: host.secret.clone(), certificate, manifests }
 }

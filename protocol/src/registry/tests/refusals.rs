@@ -6,11 +6,12 @@ use crate::{
     limits::{ADVERT_LIFETIME_MAX, CLOCK_SKEW, FRAME_BYTES_MAX, TEXT_BYTES_MAX, VERDICT_LIFETIME},
     manifest::ServiceType,
     migration::messages::{CompleteFrame, Lookup, Mode, NoReason, Reclaim, Refused, RegistryFrame, VerifyCloudFrame},
+    registry::{Effect, is_violation, unknown_hash},
     reject::Reject,
     suite::{Dalek, Secret, Suite},
     time::Micros,
     trust::{CoSigned, Receiver, Role},
-    wire::Frame,
+    wire::{Frame, VERSIONS},
 };
 
 #[test]
@@ -26,10 +27,25 @@ fn bytes_that_are_no_frame() {
     };
     send(&[], Reject::Malformed);
     send(&[2, 48], Reject::WrongVersion);
-    send(&[1, 200], Reject::UnknownMessage);
     send(&vec![1; FRAME_BYTES_MAX + 1], Reject::FrameTooLarge);
     send(&lookup[..lookup.len() - 1], Reject::Malformed);
     send(&[&lookup[..], &[0]].concat(), Reject::Malformed);
+}
+
+/// A node that is newer than the Registry is told by name, and its stream stays: it may say what both know.
+#[test]
+fn a_message_of_an_unknown_kind_is_answered_by_name() {
+    let (mut world, _, home, ..) = world();
+    for version in VERSIONS {
+        let unknown = [*version, 200, 1, 2, 3];
+        let result = world.registry.handle_frame(world.now, &mut world.rng, home.host, &unknown);
+        assert_eq!(result, Err(Reject::UnknownMessage));
+        assert!(!is_violation(Reject::UnknownMessage));
+        let refused = Refused { about: unknown_hash(&unknown), reason: "unknown_message".to_owned() };
+        let frame = RegistryFrame::Refused(refused);
+        assert_eq!(world.registry.poll_effect(), Some(Effect::Reply { to: home.host, frame }));
+        assert_eq!(world.registry.poll_effect(), None);
+    }
 }
 
 #[test]
