@@ -7,8 +7,8 @@
 use wayfare_net::{NetConfig, NetError, Protocol};
 use wayfare_protocol::{
     migration::messages::{Refused, RegistryFrame},
-    reject::Reject,
     registry::unknown_hash,
+    reject::Reject,
     suite::fresh_secret,
     trust::Role,
     wire::VERSIONS,

@@ -8,10 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use wayfare_protocol::ids::HostId;
 
+use crate::counters::Counters;
 use crate::driver::Command;
 use crate::error::NetError;
 use crate::handler::OpenRequest;
-use crate::counters::Counters;
 use crate::identity::{peer_id, usable_addresses};
 use crate::limits::IDENTIFY_TIME;
 use crate::peers::Peers;

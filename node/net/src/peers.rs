@@ -165,7 +165,10 @@ mod tests {
         let found = says(&["/wayfare/probe/3", "/wayfare/probe/4", "/wayfare/migrate/4"]).unwrap();
         assert_eq!(found.versions, [4, 3]);
         let text = found.to_string();
-        assert!(text.ends_with("speaks version 4 and 3 of the protocol, this node 2 and 1: upgrade this node"), "{text}");
+        assert!(
+            text.ends_with("speaks version 4 and 3 of the protocol, this node 2 and 1: upgrade this node"),
+            "{text}"
+        );
         peers.disconnected(HOST);
         assert_eq!(peers.incompatible(HOST), None);
         assert_eq!(peers.refused(), [found]);

@@ -29,8 +29,13 @@ async fn agreed(a: &Node, b: &Node) -> (u8, u8) {
 #[tokio::test]
 async fn the_highest_version_that_both_speak_is_spoken() {
     let ours = VERSIONS[0];
-    let cases: &[(&[u8], &[u8], u8)] =
-        &[(VERSIONS, VERSIONS, ours), (VERSIONS, &[1], 1), (&[1], VERSIONS, 1), (&[3, 2, 1], &[4, 2], 2), (&[9], &[9, 1], 9)];
+    let cases: &[(&[u8], &[u8], u8)] = &[
+        (VERSIONS, VERSIONS, ours),
+        (VERSIONS, &[1], 1),
+        (&[1], VERSIONS, 1),
+        (&[3, 2, 1], &[4, 2], 2),
+        (&[9], &[9, 1], 9),
+    ];
     for (n, (a, b, version)) in cases.iter().enumerate() {
         let n = u8::try_from(n).unwrap() * 2;
         let (a, b) = (speaking(n + 1, a).await, speaking(n + 2, b).await);

@@ -393,8 +393,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             _ => (0, BTreeMap::new()),
         };
         ensure::<G>(shown.part == next, Reject::UnexpectedMessage)?;
-        let Checked { certificate, placements, manifests, evidence } =
-            self.check_shown(call, frame, &shown)?;
+        let Checked { certificate, placements, manifests, evidence } = self.check_shown(call, frame, &shown)?;
 
         // From here on nothing is refused.
         if let Some(certificate) = certificate {

@@ -67,14 +67,16 @@ fn what_was_released_is_read_as_the_same_value_or_refused_by_name() {
 
 /// Kind and version of each vector that is a frame, by stream: `registry/2`.
 fn frames(vectors: impl Iterator<Item = (String, Vec<u8>)>) -> BTreeSet<(String, u8)> {
-    let stream_and_kind = |name: &str| name.split_once(' ').filter(|(kind, _)| kind.contains('/')).map(|(kind, _)| kind.to_owned());
+    let stream_and_kind =
+        |name: &str| name.split_once(' ').filter(|(kind, _)| kind.contains('/')).map(|(kind, _)| kind.to_owned());
     vectors.filter_map(|(name, bytes)| stream_and_kind(&name).map(|kind| (kind, bytes[0]))).collect()
 }
 
 /// A node of that release is never sent what it does not know: see `wire`.
 #[test]
 fn every_kind_that_a_release_did_not_have_needs_a_later_version() {
-    let today = frames(vectors().into_iter().filter(|vector| vector.is_frame).map(|vector| (vector.name, vector.bytes)));
+    let today =
+        frames(vectors().into_iter().filter(|vector| vector.is_frame).map(|vector| (vector.name, vector.bytes)));
     for (release, newest, _) in RELEASES {
         let then = frames(released(release).into_iter());
         assert!(then.len() > 30 && then.iter().all(|(_, version)| version <= newest), "{release}: {then:?}");

@@ -176,8 +176,11 @@ async fn strangers_of_another_version() {
     let mut bystander = Bystander::start(&authority).await;
     let home = RealHost::start(&authority, "home", Role::Home, &[]).await;
     let gateway = RealGateway::start(&authority, &["kv"]).await;
-    let receivers =
-        [(at, counts), (home.at.clone(), Watched::Host(home.handle.clone())), (gateway.at.clone(), Watched::Gateway(gateway.handle.clone()))];
+    let receivers = [
+        (at, counts),
+        (home.at.clone(), Watched::Host(home.handle.clone())),
+        (gateway.at.clone(), Watched::Gateway(gateway.handle.clone())),
+    ];
     for (at, watched) in receivers {
         let mut range = Range::open(watched).await;
         let seed = *fresh_secret(&mut entropy()).expose();
