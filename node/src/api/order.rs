@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    body::Bytes,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode},
 };
@@ -13,16 +12,15 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use wayfare_protocol::{
     ids::ServiceId,
-    manifest::Manifest,
     migration::messages::{Found, Lookup, RegistryFrame},
-    order::{Action, Order, OrderFrame, Outcome},
+    order::{Action, Order, Outcome},
     reject::Reject,
     trust::Signed,
-    wire::{self, Wire},
+    wire,
 };
 
 use super::{
-    Api, MANIFEST_HEADER, ORDER_HEADER, Shared,
+    Api, ORDER_HEADER, Shared,
     act::{TIMEOUT_MAX_S, header},
     error::{Failure, advice},
     shapes::{MoveRequest, OrderProgress, Ordered, Record},
@@ -115,25 +113,15 @@ pub(super) async fn record(State(api): Api, Path(name): Path<String>) -> Answer<
     }))
 }
 
-fn signed<T: Wire>(headers: &HeaderMap, name: &str) -> Result<Option<T>, Failure> {
-    if headers.contains_key(name) { header(headers, name).map(Some) } else { Ok(None) }
-}
-
 pub(super) async fn order(
     State(api): Api,
     Query(OrderQuery { timeout_s, wait }): Query<OrderQuery>,
     headers: HeaderMap,
-    module: Bytes,
 ) -> Answer<Ordered> {
     let order: Signed<Order> = header(&headers, ORDER_HEADER)?;
-    let manifest: Option<Signed<Manifest>> = signed(&headers, MANIFEST_HEADER)?;
     let claims = order.unverified()?;
     if claims.service.registry != api.parts.registry {
         return Err(Reject::UnknownRegistry.into());
-    }
-    let mut addresses = Vec::new();
-    if matches!(claims.action, Action::Update { .. }) {
-        addresses = keep_module(&api, manifest.as_ref(), module).await?;
     }
     let until = Instant::now() + Duration::from_secs(timeout_s.min(TIMEOUT_MAX_S));
     let mut ordered = Ordered {
@@ -143,7 +131,7 @@ pub(super) async fn order(
         order: order.hash().to_string(),
         outcome: OrderProgress::Running,
     };
-    let frame = RegistryFrame::Order(OrderFrame { order, manifest, addresses });
+    let frame = RegistryFrame::Order(order);
     let mut taken = false;
     loop {
         match api.ask_registry(&frame, until).await? {
@@ -165,12 +153,6 @@ pub(super) async fn order(
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
-}
-
-/// The module of an update stays at this node until the service's host has fetched it.
-async fn keep_module(api: &Shared, manifest: Option<&Signed<Manifest>>, module: Bytes) -> Result<Vec<String>, Failure> {
-    let _ = (api, manifest, module);
-    Err(Failure::bad_request("updates are not supported", "use a newer node"))
 }
 
 fn not_done(ordered: &Ordered, reason: &str) -> Failure {

@@ -125,7 +125,7 @@ pub struct Ordered {
     pub service: String,
     /// Its id.
     pub id: String,
-    /// `stop`, `start`, `remove` or `update`.
+    /// `stop`, `start` or `remove`.
     pub action: String,
     /// The order's hash.
     pub order: String,

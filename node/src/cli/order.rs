@@ -18,7 +18,7 @@ use wayfare_protocol::{
 use super::{Context, Failure, args};
 use crate::{
     api::{
-        MANIFEST_HEADER, ORDER_HEADER,
+        ORDER_HEADER,
         shapes::{OrderProgress, Ordered, Record},
     },
     clock::now,
@@ -44,7 +44,7 @@ pub(super) async fn remove(context: &Context, args: args::Remove) -> Result<(), 
 async fn give(context: &Context, args: &args::Give, action: Action) -> Result<(), Failure> {
     let (record, manifest) = record(context, &args.service).await?;
     let secret = owner_key(context, args.owner_key.as_deref(), &record)?;
-    let ordered = send(context, &secret, &manifest, action, None, Bytes::new(), (args.timeout, !args.no_wait)).await?;
+    let ordered = send(context, &secret, &manifest, action, args).await?;
     context.print(&ordered, |ordered| said(ordered, action))
 }
 
@@ -55,13 +55,12 @@ fn said(ordered: &Ordered, action: Action) -> String {
         (OrderProgress::Done, Action::Stop) => "is stopped: it keeps its state and its place, and executes nothing",
         (OrderProgress::Done, Action::Start) => "is started",
         (OrderProgress::Done, Action::Remove) => "is removed, and its name is free",
-        (OrderProgress::Done, Action::Update { .. }) => "is updated",
     };
     format!("`{name}` {text}\n")
 }
 
 /// What the registry has of a service.
-pub(super) async fn record(context: &Context, service: &str) -> Result<(Record, Manifest), Failure> {
+async fn record(context: &Context, service: &str) -> Result<(Record, Manifest), Failure> {
     let record: Record = context.client().get(&["records", service], "").await?;
     let garbled = || Failure::other("the registry's record is not understood: use the `wayfare` of the node's version");
     let bytes = BASE64.decode(record.manifest.as_bytes()).map_err(|_| garbled())?;
@@ -71,7 +70,7 @@ pub(super) async fn record(context: &Context, service: &str) -> Result<(Record, 
 }
 
 /// The key that was named, or the directory's own: it must be the owner's.
-pub(super) fn owner_key(context: &Context, named: Option<&Path>, record: &Record) -> Result<Secret, Failure> {
+fn owner_key(context: &Context, named: Option<&Path>, record: &Record) -> Result<Secret, Failure> {
     let own = context.dir.owner_key_file();
     let path = named.unwrap_or(&own);
     let (name, owner) = (&record.name, &record.owner);
@@ -93,25 +92,22 @@ pub(super) fn owner_key(context: &Context, named: Option<&Path>, record: &Record
 }
 
 /// Signs an order and hands it to the node.
-pub(super) async fn send(
+async fn send(
     context: &Context,
     secret: &Secret,
     manifest: &Manifest,
     action: Action,
-    successor: Option<&Signed<Manifest>>,
-    module: Bytes,
-    (timeout, wait): (u64, bool),
+    args: &args::Give,
 ) -> Result<Ordered, Failure> {
     let (service, wall) = (manifest.service, now().wall);
     let order = Order { service, action, sequence: wall.0, expiry: wall + LIFETIME };
     let receiver = Receiver::Registry(service.registry);
     let signed = Signed::sign::<Dalek>(secret, service.registry, receiver, &order);
     let order = BASE64.encode(&wire::encode(&signed));
-    let successor = successor.map(|signed| BASE64.encode(&wire::encode(signed)));
-    let mut headers = vec![(ORDER_HEADER, order.as_str()), ("content-type", "application/wasm")];
-    headers.extend(successor.as_deref().map(|text| (MANIFEST_HEADER, text)));
+    let (timeout, wait) = (args.timeout, !args.no_wait);
     let query = format!("timeout_s={timeout}&wait={wait}");
-    let mut ordered: Ordered = context.client().call(Method::POST, &["orders"], &query, &headers, module).await?;
+    let headers = [(ORDER_HEADER, order.as_str())];
+    let mut ordered: Ordered = context.client().call(Method::POST, &["orders"], &query, &headers, Bytes::new()).await?;
     ordered.service.clone_from(&manifest.name);
     Ok(ordered)
 }

@@ -176,7 +176,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 self.handle_refused(now, refused.about, &refused.reason, rng);
                 Ok(())
             }
-            RegistryFrame::Order(frame) => self.handle_order(now, &frame),
+            RegistryFrame::Order(order) => self.handle_order(now, &order),
             RegistryFrame::Removed(tombstone) => self.handle_removed(now, &tombstone),
             RegistryFrame::VerifyCloud(_)
             | RegistryFrame::VerifyService(_)

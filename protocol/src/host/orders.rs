@@ -17,7 +17,7 @@ use crate::{
     limits::REMOVED_MAX,
     manifest::Durability,
     migration::{messages::RegistryFrame, trace::Ending},
-    order::{Action, Order, OrderDone, OrderFrame, Outcome, Tombstone},
+    order::{Action, Order, OrderDone, Outcome, Tombstone},
     reject::{Guards, Reject, Rule},
     suite::Suite,
     time::Now,
@@ -42,7 +42,6 @@ impl Default for Ordered {
 /// An order that is to be carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Standing {
-    pub(super) frame: OrderFrame,
     pub(super) order: Verified<Order>,
 }
 
@@ -63,20 +62,19 @@ impl Hosted {
 
 impl<S: Suite, G: Guards> Host<S, G> {
     /// ORDER, from R: the owner's signature is checked here, too.
-    pub(super) fn handle_order(&mut self, now: Now, frame: &OrderFrame) -> Result<(), Reject> {
-        let claim = frame.order.unverified()?;
-        let (service, hash) = (claim.service, frame.order.hash());
+    pub(super) fn handle_order(&mut self, now: Now, signed: &Signed<Order>) -> Result<(), Reject> {
+        let (service, hash) = (signed.unverified()?.service, signed.hash());
         let stay = self.current(service).ok_or(Reject::UnknownService)?;
         let hosted = self.services.get_mut(&stay).ok_or(Reject::UnknownService)?;
         let receiver = Receiver::Registry(service.registry);
-        let order = frame.order.verify::<S, G>(&hosted.manifest.owner.0, service.registry, receiver)?;
+        let order = signed.verify::<S, G>(&hosted.manifest.owner.0, service.registry, receiver)?;
         if hosted.ordered.order == hash {
             self.report(stay, hash, Outcome::Done);
         } else if order.sequence <= hosted.ordered.sequence {
             // A Registry that was restored from a backup does not know what came after it.
             self.report(stay, hash, Outcome::refused(Reject::OldCounter.name().to_owned()));
         } else if hosted.order.as_ref().is_none_or(|standing| standing.order.hash() != hash) {
-            hosted.order = Some(Standing { frame: frame.clone(), order });
+            hosted.order = Some(Standing { order });
             self.carry_out(stay, now);
         }
         Ok(())
@@ -103,16 +101,12 @@ impl<S: Suite, G: Guards> Host<S, G> {
             Action::Start => self.set_stopped(stay, false),
             // A removal comes as a tombstone.
             Action::Remove => hosted.order = None,
-            Action::Update { .. } => {
-                hosted.order = None;
-                self.report(stay, hash, Outcome::refused(Reject::UnknownMessage.name().to_owned()));
-            }
         }
     }
 
     fn set_stopped(&mut self, stay: Stay, stopped: bool) {
         let Some(hosted) = self.services.get_mut(&stay) else { return };
-        let Some(Standing { order, .. }) = hosted.order.take() else { return };
+        let Some(Standing { order }) = hosted.order.take() else { return };
         hosted.stopped = stopped;
         hosted.ordered = Ordered { sequence: order.sequence, order: order.hash() };
         let ((service, epoch), ordered) = (stay, hosted.ordered);

@@ -10,7 +10,7 @@ use wayfare_protocol::{
     limits::{COMPACT_JOURNAL_BYTES_MIN, IMAGE_LOG_BYTES_MIN, STEP_TIMEOUT},
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::messages::*,
-    order::{Action, Order, OrderFrame, OrderState},
+    order::{Action, Order, OrderState},
     placement::{PlacementConfig, Policy},
     registry::{self, Registry, RegistryConfig},
     reject::{Reject, Strict},
@@ -459,23 +459,25 @@ impl World {
     }
 
     /// An order of the owner, signed now.
-    pub(crate) fn order(&self, service: ServiceId, action: Action) -> OrderFrame {
+    #[allow(dead_code, reason = "only the tests of orders use it")]
+    pub(crate) fn order(&self, service: ServiceId, action: Action) -> Signed<Order> {
         let (sequence, expiry) = (self.now.wall.0, self.now.wall + Micros::from_secs(600));
         let (id, receiver) = (service.registry, Receiver::Registry(service.registry));
-        let order = Signed::sign::<Dalek>(&OWNER, id, receiver, &Order { service, action, sequence, expiry });
-        OrderFrame { order, manifest: None, addresses: Vec::new() }
+        Signed::sign::<Dalek>(&OWNER, id, receiver, &Order { service, action, sequence, expiry })
     }
 
-    /// Hands `frame` to a node, which passes it on.
-    pub(crate) fn submit(&mut self, frame: &OrderFrame) {
+    /// Hands `order` to a node, which passes it on.
+    #[allow(dead_code, reason = "only the tests of orders use it")]
+    pub(crate) fn submit(&mut self, order: &Signed<Order>) {
         let (from, to) = (self.named("beta"), self.registry.host());
-        self.wires.push_back(Message::Registry { from, to, frame: RegistryFrame::Order(frame.clone()) });
+        self.wires.push_back(Message::Registry { from, to, frame: RegistryFrame::Order(order.clone()) });
         self.settle();
     }
 
-    /// The last that the Registry said of `frame`.
-    pub(crate) fn said(&self, frame: &OrderFrame) -> Option<&OrderState> {
-        self.states.iter().rev().find(|state| state.order == frame.order.hash())
+    /// The last that the Registry said of `order`.
+    #[allow(dead_code, reason = "only the tests of orders use it")]
+    pub(crate) fn said(&self, order: &Signed<Order>) -> Option<&OrderState> {
+        self.states.iter().rev().find(|state| state.order == order.hash())
     }
 
     pub(crate) fn ask(&mut self) -> Ticket {

@@ -9,7 +9,7 @@ use wayfare_protocol::{
     host::{Entry, Logged, orders::Ordered},
     ids::Digest,
     migration::{messages::*, source::Consented, target::Held},
-    order::Outcome,
+    order::{Action, Outcome},
     reject::Reject,
     time::Timestamp,
     transfer::{RecordKind, StateFrame},
@@ -88,9 +88,9 @@ fn registry() -> Vec<Vector> {
         frame("", F::Shown(shown())),
         frame("nothing", F::Shown(shown_nothing())),
     ];
-    let names = ["stop", "start", "remove", "update"];
-    table.extend(names.into_iter().zip(order_frames()).map(|(name, order)| frame(name, F::Order(order))));
-    let refused = || Outcome::Refused("bad_module: no memory".to_owned());
+    let actions = [Action::Stop, Action::Start, Action::Remove];
+    table.extend(actions.map(|action| frame(action.name(), F::Order(signed(&order(action))))));
+    let refused = || Outcome::Refused("broken".to_owned());
     table.extend([
         frame("done", F::OrderDone(signed(&order_done(Outcome::Done)))),
         frame("refused", F::OrderDone(signed(&order_done(refused())))),

@@ -164,6 +164,7 @@ fn print_event(view: &View, members: &[Member], at: &str, event: &Event) {
         Event::Ordered(_, action) => view.note(&format!("{at}: its owner ordered: {}", action.name())),
         Event::Lost(..) => view.note(&format!("{at}: a restart lost the service")),
         Event::Serving(..)
+        | Event::Progress(..)
         | Event::MovedAway(..)
         | Event::DeployFailed(..)
         | Event::Restoring(..)
