@@ -92,7 +92,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MeshSettings {
-    /// Multiaddrs to listen on.
+    /// Multiaddrs to listen on, by TCP and by QUIC.
     pub listen: Vec<String>,
     /// Multiaddrs of nodes to stay connected to.
     pub bootstrap: Vec<String>,
@@ -100,15 +100,18 @@ pub struct MeshSettings {
     pub advertise: Vec<String>,
     /// Where the node is, as told to the registry when it joins.
     pub region: String,
+    /// Whether to find peers on the LAN by mDNS, and to be found.
+    pub mdns: bool,
 }
 
 impl Default for MeshSettings {
     fn default() -> Self {
         Self {
-            listen: vec!["/ip4/0.0.0.0/tcp/4740".to_owned()],
+            listen: vec!["/ip4/0.0.0.0/tcp/4740".to_owned(), "/ip4/0.0.0.0/udp/4740/quic-v1".to_owned()],
             bootstrap: Vec::new(),
             advertise: Vec::new(),
             region: String::new(),
+            mdns: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Wayfare's nodes: clouds and homes, which run services and move them, and gateways, through which clients reach them.
 //!
 //! [`node`] puts a node together from [`config`] and [`state`], a [`host`] or a [`gateway`], and the control [`api`]; start
-//! reading there. [`runtime`] runs services, [`journal`] keeps what was promised. [`run`] is the `wayfare` binary, whose
+//! reading there. [`runtime`] runs services, [`wayfare_journal`] keeps what was promised. [`run`] is the `wayfare` binary, whose
 //! commands are in `cli`.
 
 use std::{process::ExitCode, sync::Arc};
@@ -15,7 +15,6 @@ pub mod config;
 pub mod enrol;
 pub mod gateway;
 pub mod host;
-pub mod journal;
 mod logging;
 mod mesh;
 pub mod node;

@@ -14,7 +14,6 @@ use wayfare_net::{
 use wayfare_protocol::{
     host::Identity,
     ids::RegistryId,
-    limits::ADDRESSES_MAX,
     migration::messages::Lookup,
     reject::Strict,
     suite::{Dalek, Secret, fresh_secret},
@@ -161,7 +160,8 @@ impl RunningNode {
     }
 }
 
-fn addresses(net: &Net, advertised: &[String]) -> Vec<String> {
+/// Where other nodes reach a node, as it is now.
+pub(crate) fn addresses(net: &Net, advertised: &[String]) -> Vec<String> {
     let addresses = if advertised.is_empty() { net.listen_addresses() } else { advertised.to_vec() };
     let host = net.host_id();
     addresses.iter().map(|text| if text.contains("/p2p/") { text.clone() } else { with_host(text, &host) }).collect()
@@ -204,6 +204,8 @@ async fn join_mesh(
         listen: settings.listen.clone(),
         bootstrap: settings.bootstrap.iter().cloned().chain(registries).take(BOOTSTRAP_MAX).collect(),
         gossip: true,
+        mdns: settings.mdns,
+        seek: options.bundle.anchors().iter().map(|anchor| anchor.host()).collect(),
         versions: options.versions.clone(),
         connector,
         limits: NetLimits::default(),
@@ -255,7 +257,7 @@ async fn bring_up(
             net: node.net.clone(),
             certificate: node.certificate.clone(),
             registry,
-            addresses: node.addresses(),
+            advertised: node.advertised.clone(),
             leaving: node.leaving.clone(),
         };
         api::serve(socket, parts, tracker, shutdown.clone())?;
@@ -325,17 +327,6 @@ fn start_host(
         }
     };
     driver.probe()?;
-    let mut advertised = node.advertised.clone();
-    if advertised.is_empty() {
-        advertised = node.net.listen_addresses();
-    }
-    if advertised.len() > ADDRESSES_MAX {
-        warn!(
-            dropped = advertised.len() - ADDRESSES_MAX,
-            "too many addresses: set node.advertise to those that matter"
-        );
-        advertised.truncate(ADDRESSES_MAX);
-    }
     let parts = HostParts {
         identity: Identity {
             secret: options.secret.clone(),
@@ -346,7 +337,7 @@ fn start_host(
         bundle: options.bundle.clone(),
         net: node.net.clone(),
         net_events,
-        advertised,
+        advertised: node.advertised.clone(),
         dir,
         driver,
         forget_lost: options.forget_lost,

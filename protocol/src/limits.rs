@@ -130,6 +130,8 @@ pub const REQUEST_TIMEOUT: Micros = Micros::from_secs(60);
 pub const REPORT_ENTRIES_MAX: usize = 64;
 /// How long a measured round trip counts for a decision.
 pub const RTT_FRESH: Micros = Micros::from_secs(15);
+/// How long a measured round trip is shown to people, with its age.
+pub const RTT_SHOWN: Micros = Micros::from_secs(300);
 
 /// Join tokens outstanding at a Registry. More: refused until some are used or expire.
 pub const JOIN_TOKENS_MAX: usize = 4096;

@@ -39,6 +39,7 @@ pub struct SealedRecord {
     /// Authenticated, not secret.
     pub kind: RecordKind,
     /// Ciphertext and tag.
+    #[serde(with = "crate::wire::bytes")]
     pub sealed: Vec<u8>,
 }
 

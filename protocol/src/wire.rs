@@ -58,6 +58,48 @@ pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, Reject> {
     Ok(value)
 }
 
+/// For `#[serde(with = "bytes")]` on what may be long: the same encoding as a list of bytes, copied at once instead of byte by
+/// byte.
+pub mod bytes {
+    use std::fmt;
+
+    use serde::{Deserializer, Serializer, de::Visitor};
+
+    /// The length, and all bytes at once.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    /// See [`serialize`].
+    ///
+    /// # Errors
+    /// The deserializer's.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+
+        fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+            Ok(bytes)
+        }
+    }
+}
+
 /// The content of a frame on one of the streams: an enum over the messages that may be sent there.
 pub trait Frame: Sized {
     /// Longest content of any frame of this stream, in bytes.
@@ -156,6 +198,7 @@ macro_rules! bodies {
 pub(crate) use bodies;
 
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "frames are public, but for those of a test")]
 mod tests {
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Backups of the records, and their way back (PROTOCOL 4, rule 7).
 //!
-//! A backup is a store of its own: one redb file, consistent, made while the Registry runs or not. What was decided after
+//! A backup is a store of its own: one file, consistent, made while the Registry runs or not. What was decided after
 //! it, only the hosts know. So [`restore`] marks the records, and the next run asks the hosts before it decides anything.
 //! The signing key is not in a backup.
 
@@ -19,12 +19,13 @@ use wayfare_protocol::{
 use crate::{
     clock,
     config::{ConfigError, StateDir},
-    store::{RedbStore, Row, Store, StoreError},
+    store::{LogStore, RedbStore, Row, Store, StoreError},
     view::{BackupView, RestoredView},
 };
 
-/// What every redb file begins with.
-const MAGIC: &[u8] = b"redb";
+/// What a backup begins with: one of this version, and one of an earlier version.
+const MAGIC: &[u8; 8] = b"WFJOURNL";
+const MAGIC_REDB: &[u8; 4] = b"redb";
 
 /// Why a backup was not made, or not restored. What was there is as it was, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -121,8 +122,8 @@ fn remove(path: &Path) -> Result<(), BackupError> {
     }
 }
 
-fn put((table, key, value): Row) -> StoreOp {
-    StoreOp { table, key, value: Some(value) }
+fn row(op: &StoreOp) -> Option<Row> {
+    Some((op.table, op.key.clone(), op.value.clone()?))
 }
 
 /// Why records were not marked; nothing changed.
@@ -151,31 +152,31 @@ pub fn mark_restored(store: &mut dyn Store, id: RegistryId) -> Result<usize, Mar
 
 /// Writes `records` as a new store at `path`, whole or not at all.
 pub(crate) fn write(records: &[StoreOp], path: &Path, force: bool) -> Result<BackupView, BackupError> {
+    write_rows(records.iter().filter_map(row).collect(), path, force)
+}
+
+fn write_rows(rows: Vec<Row>, path: &Path, force: bool) -> Result<BackupView, BackupError> {
     if path.exists() && !force {
         return Err(BackupError::Exists { path: path.to_owned() });
     }
     let partial = beside(path, ".partial");
     remove(&partial)?;
-    let mut store = RedbStore::open(&partial)?;
-    // Who may read it is known before anything is in it.
-    fs::set_permissions(&partial, fs::Permissions::from_mode(0o600)).map_err(io_error(&partial))?;
-    store.commit(records)?;
-    drop(store);
+    let count = |wanted: Table| rows.iter().filter(|(table, ..)| *table == wanted).count();
+    let (services, hosts) = (count(Table::Services), count(Table::Hosts));
+    drop(LogStore::create(&partial, rows)?);
     put_in_place(&partial, path)?;
-    let count = |table: Table| records.iter().filter(|op| op.table == table).count();
     let bytes = fs::metadata(path).map_err(io_error(path))?.len();
     let file = path.display().to_string();
-    Ok(BackupView { file, bytes, services: count(Table::Services), hosts: count(Table::Hosts) })
+    Ok(BackupView { file, bytes, services, hosts })
 }
 
 /// Backs up the records of a Registry that does not run.
 pub(crate) fn of_stopped(dir: &StateDir, path: &Path, force: bool) -> Result<BackupView, BackupError> {
     let store = dir.store();
-    if !store.exists() {
+    if !LogStore::exists(&store) {
         return Err(BackupError::NoRecords { path: store });
     }
-    let records: Vec<StoreOp> = RedbStore::open(&store)?.load()?.into_iter().map(put).collect();
-    write(&records, path, force)
+    write_rows(LogStore::open(&store)?.load()?, path, force)
 }
 
 /// Puts the backup at `path` in place of the directory's records, marked: the next run begins by asking the hosts.
@@ -186,9 +187,9 @@ pub(crate) fn restore(dir: &StateDir, path: &Path, force: bool) -> Result<Restor
         return Err(BackupError::Running { dir: dir.path().to_owned() });
     }
     let (target, kept) = (dir.store(), beside(&dir.store(), ".replaced"));
-    let present = target.exists();
+    let present = LogStore::exists(&target);
     // Whoever runs on it holds it, and nobody else can while this does. A damaged one may be replaced.
-    let _held = match present.then(|| RedbStore::open(&target)) {
+    let _held = match present.then(|| LogStore::open(&target)) {
         Some(Err(StoreError::InUse { .. })) => return Err(BackupError::Running { dir: dir.path().to_owned() }),
         opened => opened,
     };
@@ -197,8 +198,7 @@ pub(crate) fn restore(dir: &StateDir, path: &Path, force: bool) -> Result<Restor
     }
     let restoring = beside(&target, ".restoring");
     remove(&restoring)?;
-    check_magic(path)?;
-    fs::copy(path, &restoring).map_err(io_error(path))?;
+    copy(path, &restoring)?;
     let marked = mark(&restoring, config.id(), path);
     let view = match marked {
         Ok(view) => view,
@@ -207,15 +207,16 @@ pub(crate) fn restore(dir: &StateDir, path: &Path, force: bool) -> Result<Restor
             return Err(error);
         }
     };
-    if present {
+    let replaces = target.exists();
+    if replaces {
         fs::rename(&target, &kept).map_err(io_error(&kept))?;
     }
     put_in_place(&restoring, &target)?;
-    Ok(RestoredView { kept: present.then(|| kept.display().to_string()), ..view })
+    Ok(RestoredView { kept: replaces.then(|| kept.display().to_string()), ..view })
 }
 
 fn mark(restoring: &Path, id: RegistryId, source: &Path) -> Result<RestoredView, BackupError> {
-    let mut store = RedbStore::open(restoring)?;
+    let mut store = LogStore::open(restoring)?;
     fs::set_permissions(restoring, fs::Permissions::from_mode(0o600)).map_err(io_error(restoring))?;
     let services = mark_restored(&mut store, id).map_err(|error| match error {
         MarkError::Store(error) => BackupError::Store(error),
@@ -224,12 +225,101 @@ fn mark(restoring: &Path, id: RegistryId, source: &Path) -> Result<RestoredView,
     Ok(RestoredView { file: source.display().to_string(), services, kept: None })
 }
 
-/// `redb` makes a store of an empty file: that is no backup.
-fn check_magic(path: &Path) -> Result<(), BackupError> {
-    let mut head = [0; 4];
+/// Makes the backup at `path` a store at `to`, which is only this user's. A store is made of an empty file, too: that is no
+/// backup.
+fn copy(path: &Path, to: &Path) -> Result<(), BackupError> {
+    let mut head = [0; MAGIC.len()];
     let mut file = fs::File::open(path).map_err(io_error(path))?;
-    match file.read_exact(&mut head) {
-        Ok(()) if head == MAGIC => Ok(()),
-        Ok(()) | Err(_) => Err(BackupError::NoBackup { path: path.to_owned() }),
+    let read = file.read_exact(&mut head);
+    if read.is_ok() && head == *MAGIC {
+        fs::copy(path, to).map_err(io_error(path))?;
+        return Ok(());
+    }
+    if read.is_err() || !head.starts_with(MAGIC_REDB) {
+        return Err(BackupError::NoBackup { path: path.to_owned() });
+    }
+    // Opening it changes the file: a copy is opened.
+    let old = beside(to, ".redb");
+    fs::copy(path, &old).map_err(io_error(path))?;
+    let rows = RedbStore::open(&old).and_then(|mut store| store.load());
+    remove(&old)?;
+    drop(LogStore::create(to, rows?)?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use wayfare_protocol::{
+        registry::{Effect, Registry, RegistryConfig},
+        time::Micros,
+        trust::Role,
+    };
+
+    use super::*;
+    use crate::handle::Machine;
+
+    /// A directory whose registry has made a join token, and what is to be stored of that.
+    fn place() -> (tempfile::TempDir, StateDir, Vec<StoreOp>) {
+        let root = tempfile::tempdir().unwrap();
+        let dir = StateDir::new(root.path().join("registry"));
+        dir.init("tests", &["127.0.0.1:0".to_owned()]).unwrap();
+        let config = RegistryConfig::new::<wayfare_protocol::suite::Dalek>(dir.load().unwrap().secret, Vec::new());
+        let mut machine: Machine = Registry::new(config);
+        let lifetime = Micros::from_secs(60);
+        machine.create_join_token(clock::now(), &mut clock::entropy(), "fjord", Role::Cloud, lifetime).unwrap();
+        let Some(Effect::Persist { batch, .. }) = machine.poll_effect() else { panic!("nothing to store") };
+        (root, dir, batch)
+    }
+
+    fn tables(dir: &StateDir) -> Vec<Table> {
+        let mut tables: Vec<Table> =
+            LogStore::open(&dir.store()).unwrap().load().unwrap().into_iter().map(|(table, ..)| table).collect();
+        tables.sort();
+        tables
+    }
+
+    #[test]
+    fn a_backup_of_an_earlier_version_is_restored_as_it_is() {
+        let (root, dir, batch) = place();
+        let path = root.path().join("backup");
+        RedbStore::open(&path).unwrap().commit(&batch).unwrap();
+        let before = fs::read(&path).unwrap();
+        restore(&dir, &path, false).unwrap();
+        assert!(tables(&dir).contains(&Table::Restored));
+        assert_eq!(fs::read(&path).unwrap(), before, "the backup itself is only read");
+        assert_eq!(fs::metadata(dir.store()).unwrap().permissions().mode() & 0o777, 0o600);
+        // Backed up again, it is of this version.
+        let again = root.path().join("again");
+        of_stopped(&dir, &again, false).unwrap();
+        assert!(fs::read(&again).unwrap().starts_with(MAGIC));
+    }
+
+    #[test]
+    fn a_backup_that_was_cut_is_no_backup() {
+        let (root, dir, batch) = place();
+        let path = root.path().join("backup");
+        write(&batch, &path, false).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for length in [0, 4, 8, 20, 33, whole.len() / 2, whole.len() - 1] {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = restore(&dir, &path, false).unwrap_err();
+            assert!(matches!(error, BackupError::NoBackup { .. } | BackupError::Store(_)), "{length}: {error}");
+            assert!(!LogStore::exists(&dir.store()), "{length}");
+        }
+        fs::write(&path, &whole).unwrap();
+        restore(&dir, &path, false).unwrap();
+    }
+
+    #[test]
+    fn records_of_an_earlier_version_are_backed_up_and_replaced_with_care() {
+        let (root, dir, batch) = place();
+        let old = dir.store().with_extension("redb");
+        RedbStore::open(&old).unwrap().commit(&batch).unwrap();
+        let path = root.path().join("backup");
+        of_stopped(&dir, &path, false).unwrap();
+        assert_eq!(tables(&dir), [Table::Tokens]);
+        assert!(!old.exists());
+        let refused = restore(&dir, &path, false).unwrap_err();
+        assert!(matches!(refused, BackupError::WouldReplace { .. }), "{refused}");
     }
 }

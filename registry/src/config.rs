@@ -33,8 +33,8 @@ const CONFIG_BYTES_MAX: u64 = 64 * 1024;
 pub enum StoreChoice {
     /// In memory: for simulations. Clones of the store share the records.
     Memory(crate::store::MemoryStore),
-    /// In a redb file.
-    Redb(PathBuf),
+    /// In this file: see [`LogStore`](crate::store::LogStore).
+    Disk(PathBuf),
 }
 
 /// What a Registry is started with: checked.
@@ -48,6 +48,10 @@ pub struct Config {
     pub listen: Vec<String>,
     /// Where others reach it, for join tokens and the trust bundle; empty: where it listens.
     pub announce: Vec<String>,
+    /// Nodes to stay connected to: so the mesh finds a Registry whose address has changed.
+    pub bootstrap: Vec<String>,
+    /// Whether to be found on the LAN by mDNS, which announces it there.
+    pub mdns: bool,
     /// The versions of the protocol that it speaks: see [`NetConfig::versions`](wayfare_net::NetConfig::versions).
     pub versions: Vec<u8>,
     /// How long a certificate holds.
@@ -126,6 +130,10 @@ struct FileConfig {
     listen: Vec<String>,
     #[serde(default)]
     announce: Vec<String>,
+    #[serde(default)]
+    bootstrap: Vec<String>,
+    #[serde(default)]
+    mdns: bool,
     #[serde(default = "default_certificate_days")]
     certificate_days: u32,
     #[serde(default = "default_lease_s")]
@@ -185,7 +193,7 @@ impl StateDir {
 
     /// The records.
     pub fn store(&self) -> PathBuf {
-        self.0.join("registry.redb")
+        self.0.join("registry.journal")
     }
 
     /// The control socket, while the Registry runs.
@@ -197,7 +205,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`ConfigError::AlreadyInitialised`] or [`ConfigError::Write`].
-    pub fn init(&self, name: &str, listen: &str) -> Result<Anchor, ConfigError> {
+    pub fn init(&self, name: &str, listen: &[String]) -> Result<Anchor, ConfigError> {
         if self.key().exists() || self.config().exists() {
             return Err(ConfigError::AlreadyInitialised { dir: self.0.clone() });
         }
@@ -208,9 +216,12 @@ impl StateDir {
         write_new(&self.key(), 0o600, &format!("{}\n", HEXLOWER.encode(secret.expose())))?;
         write_new(&self.config(), 0o644, &config_text(name, listen))?;
         // Without a fixed port the addresses are known only when it runs; `run` completes the bundle.
-        let known = !listen.contains("/tcp/0") && !listen.contains("/ip4/0.0.0.0") && !listen.contains("/ip6/::/");
+        let open = |text: &String| {
+            ["/tcp/0", "/udp/0/", "/ip4/0.0.0.0", "/ip6/::/"].iter().any(|unknown| text.contains(unknown))
+        };
+        let known = !listen.iter().any(open);
         let key = Dalek::public_key(&secret);
-        let addresses = if known { vec![listen.to_owned()] } else { Vec::new() };
+        let addresses = if known { listen.to_vec() } else { Vec::new() };
         let anchor = Anchor { id: registry_id(&key), key, addresses };
         write_trust(&self.trust(), &anchor)?;
         Ok(anchor)
@@ -256,10 +267,12 @@ impl StateDir {
             name: file.name,
             listen: file.listen,
             announce: file.announce,
+            bootstrap: file.bootstrap,
+            mdns: file.mdns,
             versions: VERSIONS.to_vec(),
             certificate_lifetime: Micros::from_secs(u64::from(file.certificate_days) * 24 * 3600),
             lease,
-            store: StoreChoice::Redb(self.store()),
+            store: StoreChoice::Disk(self.store()),
             socket: Some(socket),
             trust: Some(self.trust()),
         })
@@ -302,6 +315,8 @@ impl Config {
             name: "registry".to_owned(),
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             announce: Vec::new(),
+            bootstrap: Vec::new(),
+            mdns: false,
             versions: VERSIONS.to_vec(),
             certificate_lifetime: Micros::from_secs(365 * 24 * 3600),
             lease: LEASE,
@@ -317,8 +332,9 @@ fn check_name(name: &str) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("`name` must have 1 to {TEXT_BYTES_MAX} characters")) }
 }
 
-fn config_text(name: &str, listen: &str) -> String {
+fn config_text(name: &str, listen: &[String]) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let listen: Vec<String> = listen.iter().map(|address| quoted(address)).collect();
     format!(
         "\
 # wayfare-registry: configuration. Unknown keys are refused. Restart the registry after a change.
@@ -326,12 +342,20 @@ fn config_text(name: &str, listen: &str) -> String {
 # What people call this registry.
 name = {name}
 
-# Where it listens: multiaddrs such as /ip4/0.0.0.0/tcp/4730 (all interfaces) or /ip6/::1/tcp/4730.
+# Where it listens: multiaddrs such as /ip4/0.0.0.0/tcp/4730 (all interfaces) or /ip6/::1/tcp/4730, by TCP, and by QUIC
+# (/ip4/0.0.0.0/udp/4730/quic-v1) for nodes that TCP does not reach: remove the one that is not wanted.
+# To move the registry to another address, change this; nodes with services are told, others find it by the next two.
 listen = [{listen}]
 
 # Where nodes reach it, if that differs from where it listens (behind a router, or by name:
 # /dns/registry.example.org/tcp/4730). Goes into join tokens and trust.json.
 announce = []
+
+# Nodes to stay connected to, as multiaddrs: through them the mesh finds a registry whose address has changed.
+bootstrap = []
+
+# Be found on the local network by mDNS, by nodes that look for it. Announces the registry there.
+mdns = false
 
 # How many days a node's certificate holds. To renew one, enrol the node with a new join token.
 certificate_days = {days}
@@ -342,7 +366,7 @@ certificate_days = {days}
 lease_s = {lease}
 ",
         name = quoted(name),
-        listen = quoted(listen),
+        listen = listen.join(", "),
         days = default_certificate_days(),
         lease = default_lease_s(),
     )
@@ -380,7 +404,7 @@ mod tests {
     fn initialised() -> (tempfile::TempDir, StateDir, Anchor) {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path().join("state"));
-        let anchor = state.init("the \"registry\"", LISTEN).unwrap();
+        let anchor = state.init("the \"registry\"", &[LISTEN.to_owned()]).unwrap();
         (dir, state, anchor)
     }
 
@@ -395,7 +419,7 @@ mod tests {
         let trust: TrustFile = serde_json::from_str(&fs::read_to_string(state.trust()).unwrap()).unwrap();
         assert_eq!(trust.registries[0].key, anchor.host().to_string());
         assert_eq!(trust.registries[0].addresses, [LISTEN]);
-        assert!(matches!(state.init("again", LISTEN), Err(ConfigError::AlreadyInitialised { .. })));
+        assert!(matches!(state.init("again", &[LISTEN.to_owned()]), Err(ConfigError::AlreadyInitialised { .. })));
     }
 
     #[test]
@@ -433,7 +457,7 @@ mod tests {
         assert!(matches!(state.load(), Err(ConfigError::Unreadable { .. })));
 
         let long = StateDir::new(dir.path().join("d".repeat(120)));
-        long.init("n", LISTEN).unwrap();
+        long.init("n", &[LISTEN.to_owned()]).unwrap();
         assert!(long.load().unwrap_err().to_string().contains("shorter"));
     }
 }

@@ -361,7 +361,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
             self.commits.lock().unwrap().push(changes.len());
             if changes.iter().any(|change| change.key == self.fails_at.to_le_bytes()) {
-                return Err(StoreError::Failed(redb::Error::Corrupted("for the test".to_owned())));
+                return Err(StoreError::Failed("for the test".into()));
             }
             self.inner.commit(changes)
         }

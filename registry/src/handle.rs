@@ -59,6 +59,14 @@ impl Handle {
         let _ = self.commands.try_send(command);
     }
 
+    /// Where the first `limit` hosts are reached, as far as the records say.
+    pub(crate) async fn whereabouts(&self, limit: usize) -> Result<Vec<(HostId, Vec<String>)>, HandleError> {
+        let known = move |machine: &mut Machine, _| {
+            machine.whereabouts().take(limit).map(|(host, addresses)| (host, addresses.to_vec())).collect()
+        };
+        self.call(known).await
+    }
+
     /// Counts what was refused outside the machine. One that finds no room is missed.
     pub(crate) fn count(&self, reject: Reject) {
         let command: Command = Box::new(move |machine, _| {

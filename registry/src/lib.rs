@@ -13,6 +13,7 @@ mod clock;
 mod config;
 mod driver;
 mod handle;
+mod reach;
 mod relay;
 mod run;
 pub mod store;

@@ -11,10 +11,16 @@ use wayfare_protocol::{
     wire::Frame as _,
 };
 
-use crate::{clock, handle::Handle};
+use crate::{clock, handle::Handle, reach::Greeter};
 
 /// Judges gossip until the mesh stops.
-pub(crate) async fn run(net: Net, bundle: TrustBundle, handle: Handle, mut events: mpsc::Receiver<NetEvent>) {
+pub(crate) async fn run(
+    net: Net,
+    bundle: TrustBundle,
+    handle: Handle,
+    greeter: Greeter,
+    mut events: mpsc::Receiver<NetEvent>,
+) {
     while let Some(event) = events.recv().await {
         if let NetEvent::Incompatible(_) = event {
             handle.count(Reject::NoCommonVersion);
@@ -22,7 +28,10 @@ pub(crate) async fn run(net: Net, bundle: TrustBundle, handle: Handle, mut event
             let verified = verify(&bundle, &bytes);
             net.judge(id, Verdict::on(&verified));
             match verified {
-                Ok(Gossip::Advert(advert)) => handle.heard(advert),
+                Ok(Gossip::Advert(advert)) => {
+                    greeter.meet(&advert);
+                    handle.heard(advert);
+                }
                 Err(reject @ (Reject::WrongVersion | Reject::UnknownMessage)) => handle.count(reject),
                 Ok(Gossip::Placement(_)) | Err(_) => {}
             }

@@ -4,9 +4,9 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wayfare_net::{Connector, Net, NetConfig, NetError, NetLimits, Pool, Protocol, Watched, Witness};
+use wayfare_net::{Connector, Net, NetConfig, NetError, NetLimits, Pool, Protocol, Watched, Witness, furthest_first};
 use wayfare_protocol::{
-    limits::FRAME_BYTES_MAX,
+    limits::{ADDRESSES_MAX, FRAME_BYTES_MAX},
     registry::{Registry, RegistryConfig, RestoreError},
     suite::Dalek,
     trust::{Anchor, TrustBundle},
@@ -17,8 +17,9 @@ use crate::{
     config::{Config, ConfigError, StoreChoice, write_trust},
     driver::{Driver, StoreThread},
     handle::{COMMANDS_MAX, Handle, Machine},
+    reach::{self, Greeter},
     relay,
-    store::{RedbStore, Store, StoreError},
+    store::{LogStore, Store, StoreError},
 };
 
 /// Why a Registry did not start, or stopped.
@@ -58,8 +59,8 @@ pub struct RunningRegistry {
     failure: oneshot::Receiver<StoreError>,
 }
 
-/// Starts a Registry: opens the records, listens, answers. Every dial, should there ever be one, goes through
-/// `connector`.
+/// Starts a Registry: opens the records, listens, answers. Every dial, to hosts that should know where it is now, goes
+/// through `connector`.
 ///
 /// # Errors
 /// [`RunError`]; then nothing runs.
@@ -105,14 +106,20 @@ async fn start(
     let net_config = NetConfig {
         seed: *config.secret.expose(),
         listen: config.listen,
-        bootstrap: Vec::new(),
+        bootstrap: config.bootstrap,
         gossip: true,
+        mdns: config.mdns,
+        seek: Vec::new(),
         versions: config.versions,
         connector,
         limits: NetLimits::default(),
     };
     let (net, mesh_events) = Net::start(net_config, shutdown.clone()).await?;
-    let addresses = if config.announce.is_empty() { net.listen_addresses() } else { config.announce };
+    let mut addresses = config.announce;
+    if addresses.is_empty() {
+        addresses = furthest_first(net.listen_addresses());
+        addresses.truncate(ADDRESSES_MAX);
+    }
     machine.set_addresses(addresses);
     let anchor = machine.anchor();
     if let Some(path) = &config.trust {
@@ -125,7 +132,9 @@ async fn start(
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let handle = Handle { commands };
     let bundle = TrustBundle::new(vec![anchor.clone()]);
-    tracker.spawn(relay::run(net.clone(), bundle, handle.clone(), mesh_events));
+    let greeter = Greeter::new(net.clone(), tracker.clone());
+    tracker.spawn(relay::run(net.clone(), bundle, handle.clone(), greeter, mesh_events));
+    tracker.spawn(reach::run(net.clone(), handle.clone(), shutdown.clone()));
     if let Some(path) = config.socket {
         let listener = api::bind(&path).map_err(|source| RunError::Socket { path: path.clone(), source })?;
         let status = api::Status::new(&config.name, &anchor);
@@ -144,7 +153,7 @@ async fn open(choice: StoreChoice, config: RegistryConfig) -> Result<(Box<dyn St
     let opening = tokio::task::spawn_blocking(move || {
         let mut store: Box<dyn Store> = match choice {
             StoreChoice::Memory(store) => Box::new(store),
-            StoreChoice::Redb(path) => Box::new(RedbStore::open(&path)?),
+            StoreChoice::Disk(path) => Box::new(LogStore::open(&path)?),
         };
         let machine = Registry::restore(config, clock::now(), store.load()?)?;
         Ok((store, machine))

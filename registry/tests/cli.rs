@@ -161,8 +161,8 @@ fn what_cannot_begin_says_why_and_exits_2() {
     fs::set_permissions(dir.join("registry.key"), fs::Permissions::from_mode(0o644)).unwrap();
     fails(&dir, &["run"], 2, &["registry.key", "chmod 600"]);
     fs::set_permissions(dir.join("registry.key"), fs::Permissions::from_mode(0o600)).unwrap();
-    fs::write(dir.join("registry.redb"), vec![0x5a; 4096]).unwrap();
-    fails(&dir, &["run"], 2, &["registry.redb", "backup"]);
+    fs::write(dir.join("registry.journal"), vec![0x5a; 4096]).unwrap();
+    fails(&dir, &["run"], 2, &["registry.journal", "backup"]);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_backup_is_made_at_any_time_and_restored_with_care() {
     json(&dir, &["backup", second]);
     assert!(execute(&dir, &["backup", second, "--force"]).status.success());
 
-    fails(&dir, &["restore", file], 1, &["holds records", "--force", "registry.redb.replaced"]);
+    fails(&dir, &["restore", file], 1, &["holds records", "--force", "registry.journal.replaced"]);
     fails(&dir, &["restore", root.path().join("none").to_str().unwrap(), "--force"], 2, &["cannot read", "none"]);
     fails(&dir, &["restore", dir.join("registry.toml").to_str().unwrap(), "--force"], 2, &["no backup of a registry"]);
     let elsewhere = root.path().join("elsewhere");
@@ -199,7 +199,7 @@ fn a_backup_is_made_at_any_time_and_restored_with_care() {
     let restored = json(&dir, &["restore", file, "--force"]);
     assert_eq!(restored["services"], 0);
     assert!(Path::new(restored["kept"].as_str().unwrap()).exists());
-    assert!(!dir.join("registry.redb.restoring").exists());
+    assert!(!dir.join("registry.journal.restoring").exists());
 
     let running = Running::start(&dir);
     let recovery = &json(&dir, &["placements"])["recovery"];
@@ -211,7 +211,7 @@ fn a_backup_is_made_at_any_time_and_restored_with_care() {
     running.terminate();
 
     // Lost records: nothing to replace, nothing to force.
-    fs::remove_file(dir.join("registry.redb")).unwrap();
+    fs::remove_file(dir.join("registry.journal")).unwrap();
     let text = String::from_utf8(execute(&dir, &["restore", second]).stdout).unwrap();
     assert!(text.contains("next: wayfare-registry run --dir"), "{text}");
 }

@@ -139,7 +139,7 @@ struct Restored {
 async fn restored(known: bool, lease: Micros) -> Restored {
     let root = tempfile::tempdir().unwrap();
     let state = StateDir::new(root.path().join("state"));
-    state.init("test", "/ip4/127.0.0.1/tcp/0").unwrap();
+    state.init("test", &["/ip4/127.0.0.1/tcp/0".to_owned()]).unwrap();
     let file = state.path().join("registry.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     let (before, after) = ("lease_s = 30\n", format!("lease_s = {}\n", lease.0 / 1_000_000));

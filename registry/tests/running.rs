@@ -78,7 +78,7 @@ fn lookup() -> RegistryFrame {
 #[tokio::test]
 async fn a_node_joins_by_token_and_a_restart_remembers_it() {
     let dir = tempfile::tempdir().unwrap();
-    let store = StoreChoice::Redb(dir.path().join("registry.redb"));
+    let store = StoreChoice::Disk(dir.path().join("registry.journal"));
     let registry = start(Config { store: store.clone(), ..config() }).await;
     let token = registry.handle().join_token("fjord", Role::Cloud, HOUR).await.unwrap();
     assert_eq!(token.anchor, *registry.anchor());
@@ -146,7 +146,7 @@ async fn the_newest_stream_of_a_peer_gets_the_answers() {
 #[tokio::test]
 async fn a_port_or_a_file_in_use_is_an_error_that_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    let store = StoreChoice::Redb(dir.path().join("registry.redb"));
+    let store = StoreChoice::Disk(dir.path().join("registry.journal"));
     let first = start(Config { store: store.clone(), ..config() }).await;
     let second = Config { store, ..config() };
     let error = run(second, Arc::new(DirectConnector), CancellationToken::new()).await.unwrap_err();

@@ -2,13 +2,13 @@
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use wayfare_protocol::placement::Policy;
 
 use crate::{
-    bench::{Report, durability, handshake, idle},
+    bench::{Report, durability, gateway, handshake, idle, mesh, registry, transfer},
     demo::{self, DemoOptions},
     layout::Journey,
     matrix::LatencyMatrix,
@@ -58,6 +58,15 @@ Examples:
     Fuzz(FuzzArgs),
     /// Real processes, killed again and again while services move and clients write
     Soak(SoakArgs),
+    /// Print what completes this command's words in a shell
+    #[command(after_help = "\
+Examples:
+  wayfare-sim completions bash > ~/.local/share/bash-completion/completions/wayfare-sim
+  wayfare-sim completions fish > ~/.config/fish/completions/wayfare-sim.fish")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     /// The other process of a bench
     #[command(name = idle::COMMAND, hide = true)]
     IdleNode {
@@ -179,14 +188,16 @@ impl SoakArgs {
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
     /// Whole migrations of a tiny service on open connections, beside what the protocol demands
-    #[command(after_help = "Example: wayfare-sim bench handshake --json")]
+    #[command(after_help = "\
+Examples:
+  wayfare-sim bench handshake
+  wayfare-sim bench handshake --rounds 400 --runs 5 --json")]
     Handshake {
         /// Migrations to time
         #[arg(long, default_value_t = 200)]
         rounds: usize,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        bench: BenchArgs,
     },
     /// The request log on disk, beside the same service without one
     #[command(after_help = "Example: wayfare-sim bench durability --seconds 5 --json")]
@@ -194,10 +205,124 @@ enum BenchCommand {
         /// How long each load lasts
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        bench: BenchArgs,
     },
+    /// Requests through a gateway, beside the same service called directly
+    #[command(after_help = "\
+Example: wayfare-sim bench gateway --seconds 5 --runs 3
+
+Directly: a bare HTTP server in front of the same module in the same runtime, without gateway, mesh, session or log.")]
+    Gateway {
+        /// How long each load lasts
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// A large state moved between two clouds, beside what carries it
+    #[command(after_help = "Example: wayfare-sim bench transfer --size-mib 64,512 --json")]
+    Transfer {
+        /// Bytes of random state, MiB
+        #[arg(long, value_delimiter = ',', default_value = "64,512")]
+        size_mib: Vec<usize>,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// Verdicts per second of one Registry, beside their signatures
+    #[command(after_help = "\
+Example: wayfare-sim bench registry --rounds 500 --json
+
+The Registry's machine and its store on disk, without streams between: 64 services ask at the same time.")]
+    Registry {
+        /// How often each of them asks
+        #[arg(long, default_value_t = 100)]
+        rounds: usize,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+    /// How long until every node has heard of a cloud, and what an idle node takes
+    #[command(after_help = "Example: wayfare-sim bench mesh --nodes 10,50 --json")]
+    Mesh {
+        /// Real nodes of each mesh; every tenth advertises
+        #[arg(long, value_delimiter = ',', default_value = "10,50")]
+        nodes: Vec<usize>,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
+}
+
+/// What all benches take.
+#[derive(Clone, Copy, Debug, Args)]
+struct BenchArgs {
+    /// How often the whole is run: medians are printed, and how far the runs lie apart
+    #[arg(long, default_value_t = 1)]
+    runs: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs of a bench at most.
+const RUNS_MAX: usize = 100;
+
+impl BenchCommand {
+    const fn args(&self) -> BenchArgs {
+        match self {
+            Self::Handshake { bench, .. }
+            | Self::Durability { bench, .. }
+            | Self::Gateway { bench, .. }
+            | Self::Transfer { bench, .. }
+            | Self::Registry { bench, .. }
+            | Self::Mesh { bench, .. } => *bench,
+        }
+    }
+
+    /// What is wrong with the arguments, if anything is.
+    fn check(&self) -> Result<(), String> {
+        let within = |name: &str, value: f64, from: f64, to: f64| {
+            let fits = value >= from && value <= to;
+            fits.then_some(()).ok_or_else(|| format!("{name} {value}: give from {from} to {to}"))
+        };
+        within("--runs", self.args().runs as f64, 1.0, RUNS_MAX as f64)?;
+        match self {
+            Self::Handshake { rounds, .. } | Self::Registry { rounds, .. } => {
+                within("--rounds", *rounds as f64, 1.0, 100_000.0)
+            }
+            Self::Durability { seconds, .. } | Self::Gateway { seconds, .. } => {
+                within("--seconds", *seconds, 0.1, 600.0)
+            }
+            Self::Transfer { size_mib, .. } => {
+                let max = transfer::SIZE_MIB_MAX as f64;
+                size_mib.iter().try_for_each(|size| within("--size-mib", *size as f64, 1.0, max))
+            }
+            Self::Mesh { nodes, .. } => {
+                nodes.iter().try_for_each(|nodes| within("--nodes", *nodes as f64, 10.0, 200.0))
+            }
+        }
+    }
+
+    async fn run(&self) -> anyhow::Result<Report> {
+        let BenchArgs { runs, json } = self.args();
+        let mut reports = Vec::new();
+        for run in 1..=runs {
+            if !json && runs > 1 {
+                eprintln!("run {run} of {runs}");
+            }
+            reports.push(match self {
+                Self::Handshake { rounds, .. } => handshake::run(*rounds, !json).await?,
+                Self::Durability { seconds, .. } => durability::run(Duration::from_secs_f64(*seconds), !json).await?,
+                Self::Gateway { seconds, .. } => gateway::run(Duration::from_secs_f64(*seconds), !json).await?,
+                Self::Transfer { size_mib, .. } => transfer::run(size_mib, !json).await?,
+                Self::Registry { rounds, .. } => {
+                    let rounds = *rounds;
+                    tokio::task::spawn_blocking(move || registry::run(rounds, !json)).await??
+                }
+                Self::Mesh { nodes, .. } => mesh::run(nodes, !json).await?,
+            });
+        }
+        Report::merged(&reports).ok_or_else(|| anyhow::anyhow!("no run"))
+    }
 }
 
 /// The dwell that a demo may have, seconds.
@@ -244,6 +369,12 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Command::Fuzz(args) => args.run(),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "wayfare-sim", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
+            ExitCode::SUCCESS
+        }
         Command::Demo(args) => runtime.block_on(run_demo(args)),
         Command::Soak(args) => runtime.block_on(run_soak(args)),
         Command::IdleNode { dir, peers } => match runtime.block_on(idle::serve(&dir, peers)) {
@@ -261,18 +392,12 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Command::Bench(BenchCommand::Handshake { rounds, json }) => {
-            match runtime.block_on(handshake::run(rounds, !json)) {
-                Ok(report) => print_report(&report, json),
-                Err(error) => fail(&error, 1),
+        Command::Bench(bench) => {
+            if let Err(reason) = bench.check() {
+                return fail(&anyhow::anyhow!(reason), 2);
             }
-        }
-        Command::Bench(BenchCommand::Durability { seconds, json }) => {
-            if !(0.1..=600.0).contains(&seconds) {
-                return fail(&anyhow::anyhow!("--seconds {seconds}: give 0.1 to 600"), 2);
-            }
-            match runtime.block_on(durability::run(Duration::from_secs_f64(seconds), !json)) {
-                Ok(report) => print_report(&report, json),
+            match runtime.block_on(bench.run()) {
+                Ok(report) => print_report(&report, bench.args().json),
                 Err(error) => fail(&error, 1),
             }
         }

@@ -22,7 +22,6 @@ use wayfare_node::{
 use wayfare_protocol::{
     host::Event,
     ids::{HostId, OwnerKey, ServiceId},
-    limits::LEASE,
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::trace::Trace,
     placement::Policy,
@@ -98,15 +97,29 @@ pub struct Joining {
     pub policy: Policy,
     /// The service that it carries, and where, if it is a gateway.
     pub carries: Option<(String, SocketAddr)>,
+    /// Others that it carries.
+    pub also_carries: Vec<(String, SocketAddr)>,
     /// How often it measures round trips, if it is a gateway.
     pub probe_interval: Duration,
+    /// Memory that it has for services, MiB.
+    pub memory_mib: u64,
 }
 
 impl Joining {
     /// A member with the defaults.
     pub fn new(name: impl Into<String>, role: Role, row: usize) -> Self {
         let probe_interval = Duration::from_millis(500);
-        Self { name: name.into(), role, row, policy: Policy::Sardis, carries: None, probe_interval }
+        let memory_mib = Config::default().capacity.memory_mib;
+        Self {
+            name: name.into(),
+            role,
+            row,
+            policy: Policy::Sardis,
+            carries: None,
+            also_carries: Vec::new(),
+            probe_interval,
+            memory_mib,
+        }
     }
 }
 
@@ -142,19 +155,12 @@ impl Mesh {
         let mut rng = rand_core::UnwrapErr(getrandom::SysRng);
         let store = match records {
             Records::Memory => StoreChoice::Memory(MemoryStore::default()),
-            Records::Disk => StoreChoice::Redb(dir.path().join("registry.redb")),
+            Records::Disk => StoreChoice::Disk(dir.path().join("registry.journal")),
         };
         let config = wayfare_registry::Config {
-            secret: fresh_secret(&mut rng),
-            name: "registry".to_owned(),
-            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
-            announce: Vec::new(),
-            versions: wayfare_protocol::wire::VERSIONS.to_vec(),
             certificate_lifetime: Micros::from_secs(24 * 3600),
-            lease: LEASE,
             store,
-            socket: None,
-            trust: None,
+            ..wayfare_registry::Config::in_process(fresh_secret(&mut rng))
         };
         let connector = connector(emulator.as_ref(), at);
         let registry = wayfare_registry::run(config, connector, shutdown.clone()).await?;
@@ -180,15 +186,20 @@ impl Mesh {
     /// # Errors
     /// What the node or the Registry reports.
     pub async fn join(&self, joining: Joining) -> anyhow::Result<Member> {
-        let Joining { name, role, row, policy, carries, probe_interval } = joining;
+        let Joining { name, role, row, policy, carries, also_carries, probe_interval, memory_mib } = joining;
         let token = self.registry.handle().join_token(&name, role, JOIN_TTL).await?;
         let at = self.emulator.as_ref().map(|emulator| emulator.add_node(row)).transpose()?;
         let mut config = Config::default();
         config.node.listen = vec!["/ip4/127.0.0.1/tcp/0".to_owned()];
         config.node.region = format!("row {row}");
+        config.capacity.memory_mib = memory_mib;
         config.placement.policy = policy;
-        if let Some((service, listen)) = carries {
-            config.gateway.services = vec![CarriedService { name: service, listen }];
+        // Room for more services than any demo or test has.
+        config.capacity.cpu_millicores = 100_000;
+        config.capacity.memory_mib = 64 * 1024;
+        let carried = |(name, listen)| CarriedService { name, listen };
+        config.gateway.services = carries.into_iter().chain(also_carries).map(carried).collect();
+        if role == Role::Gateway {
             config.gateway.probe_interval_ms = u64::try_from(probe_interval.as_millis()).unwrap_or(u64::MAX);
             config.gateway.report_interval_ms = config.gateway.probe_interval_ms;
         }
@@ -229,6 +240,21 @@ impl Mesh {
         module: Vec<u8>,
         durability: Durability,
     ) -> anyhow::Result<ServiceId> {
+        self.deploy_with(home, name, module, durability, SERVICE_MEMORY).await
+    }
+
+    /// As [`deploy`](Self::deploy), with so many bytes of memory.
+    ///
+    /// # Errors
+    /// Why it cannot be deployed.
+    pub async fn deploy_with(
+        &self,
+        home: &Member,
+        name: &str,
+        module: Vec<u8>,
+        durability: Durability,
+        memory_bytes: u64,
+    ) -> anyhow::Result<ServiceId> {
         let registry = self.registry.anchor().id;
         let owner = OwnerKey(Dalek::public_key(&self.owner));
         let manifest = Manifest {
@@ -238,12 +264,7 @@ impl Mesh {
             version: 1,
             code: module_digest(&module),
             tos: ServiceType::Request,
-            required: Resources {
-                cpu_millicores: 100,
-                memory_bytes: SERVICE_MEMORY,
-                storage_bytes: 0,
-                bandwidth_bps: 0,
-            },
+            required: Resources { cpu_millicores: 100, memory_bytes, storage_bytes: 0, bandwidth_bps: 0 },
             max_rtt: Micros::ZERO,
             baseline: None,
             allowed_clouds: Vec::new(),

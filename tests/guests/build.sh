@@ -57,3 +57,4 @@ guest kv "$start" kv.c -lc -Wl,-z,stack-size=65536
 guest tiny tiny.c -Wl,--no-entry -Wl,-z,stack-size=4096 -Wl,--initial-memory=65536
 sqlite
 guest sql "$start" -isystem "$sqlite" sql.c vfs.c "$folder/sqlite3.o" -lc -Wl,-z,stack-size=262144
+guest todo "$start" todo.c -lc -Wl,-z,stack-size=65536

@@ -76,12 +76,30 @@ impl RealRegistry {
 
     /// Starts one of these versions of the protocol.
     pub async fn speaking(seed: u8, versions: &[u8]) -> Self {
-        Self::on(MemoryStore::default(), Secret::new([seed; 32]), versions).await
+        Self::configured(seed, |config| config.versions = versions.to_vec()).await
     }
 
-    async fn on(store: MemoryStore, secret: Secret, versions: &[u8]) -> Self {
+    /// Starts one with another configuration.
+    pub async fn configured(seed: u8, edit: impl FnOnce(&mut Config)) -> Self {
+        Self::on(MemoryStore::default(), Secret::new([seed; 32]), edit).await
+    }
+
+    /// Stops, and starts again with the same records, at another address.
+    pub async fn moved(self) -> Self {
+        let Self { realm, running, store, stop } = self;
+        let before = running.addresses().to_vec();
+        // The port stays taken until the other is chosen.
+        let moved = Self::on(store.clone(), realm.secret.clone(), |_| ()).await;
+        assert_ne!(before, moved.running.addresses());
+        drop(stop);
+        within("the registry to stop", running.stopped()).await.unwrap();
+        moved
+    }
+
+    async fn on(store: MemoryStore, secret: Secret, edit: impl FnOnce(&mut Config)) -> Self {
         let choice = StoreChoice::Memory(store.clone());
-        let config = Config { store: choice, versions: versions.to_vec(), ..Config::in_process(secret.clone()) };
+        let mut config = Config { store: choice, ..Config::in_process(secret.clone()) };
+        edit(&mut config);
         let stop = CancellationToken::new();
         let running = run(config, Arc::new(DirectConnector), stop.clone()).await.unwrap();
         let anchor = running.anchor().clone();
@@ -114,7 +132,7 @@ impl RealRegistry {
         let mut store = MemoryStore::default();
         store.commit(&backup.iter().map(put).collect::<Vec<_>>()).unwrap();
         mark_restored(&mut store, realm.id).unwrap();
-        Self::on(store, realm.secret, VERSIONS).await
+        Self::on(store, realm.secret, |_| ()).await
     }
 
     /// Where it is.

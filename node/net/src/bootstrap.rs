@@ -23,7 +23,8 @@ enum State {
 
 #[derive(Debug)]
 struct Entry {
-    address: Multiaddr,
+    /// Ways to one node; several only if all name the same peer.
+    addresses: Vec<Multiaddr>,
     /// The peer that the configuration names, if it names one.
     expected: Option<PeerId>,
     state: State,
@@ -37,10 +38,21 @@ pub(crate) struct Bootstrap {
 
 impl Bootstrap {
     pub(crate) fn new(addresses: Vec<(Multiaddr, Option<PeerId>)>, now: Instant) -> Self {
-        let entries = addresses
-            .into_iter()
-            .map(|(address, expected)| Entry { address, expected, state: State::Due(now), wait: REDIAL_MIN })
-            .collect();
+        let mut entries: Vec<Entry> = Vec::new();
+        for (address, expected) in addresses {
+            let same = entries.iter_mut().find(|entry| expected.is_some() && entry.expected == expected);
+            match same {
+                Some(entry) => entry.addresses.push(address),
+                None => {
+                    entries.push(Entry {
+                        addresses: vec![address],
+                        expected,
+                        state: State::Due(now),
+                        wait: REDIAL_MIN,
+                    });
+                }
+            }
+        }
         Self { entries }
     }
 
@@ -68,9 +80,13 @@ impl Bootstrap {
             let opts = match entry.expected {
                 Some(peer) => DialOpts::peer_id(peer)
                     .condition(PeerCondition::Always)
-                    .addresses(vec![entry.address.clone()])
+                    .addresses(entry.addresses.clone())
+                    .extend_addresses_through_behaviour()
                     .build(),
-                None => DialOpts::unknown_peer_id().address(entry.address.clone()).build(),
+                None => {
+                    let Some(address) = entry.addresses.first() else { continue };
+                    DialOpts::unknown_peer_id().address(address.clone()).build()
+                }
             };
             entry.state = State::Dialling(opts.connection_id());
             dials.push(opts);
@@ -100,7 +116,7 @@ impl Bootstrap {
                 // libp2p leaves out the addresses that it listens on itself, after which none is left.
                 DialError::LocalPeerId { .. } | DialError::NoAddresses => entry.state = State::Own,
                 DialError::WrongPeerId { obtained, .. } => {
-                    tracing::warn!(address = %entry.address, found = %obtained, "bootstrap address has another key");
+                    tracing::warn!(addresses = ?entry.addresses, found = %obtained, "bootstrap address has another key");
                     entry.retry(now);
                 }
                 _ => entry.retry(now),
@@ -145,6 +161,16 @@ mod tests {
         assert_eq!(bootstrap.next_due(), None);
         bootstrap.on_disconnected(peer, now);
         assert_eq!(bootstrap.next_due(), Some(now + REDIAL_MIN));
+    }
+
+    #[test]
+    fn addresses_that_name_one_peer_are_ways_to_one_connection() {
+        let (now, peer) = (Instant::now(), PeerId::random());
+        let addresses = ["/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/udp/1/quic-v1", "/ip4/127.0.0.1/tcp/2"];
+        let named = addresses.map(|text| (text.parse().unwrap(), Some(peer)));
+        assert_eq!(Bootstrap::new(named.to_vec(), now).dials(now, |_| false).len(), 1);
+        let unnamed = addresses.map(|text| (text.parse().unwrap(), None));
+        assert_eq!(Bootstrap::new(unnamed.to_vec(), now).dials(now, |_| false).len(), 3);
     }
 
     #[test]

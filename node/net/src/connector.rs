@@ -16,13 +16,19 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
-/// Makes every outgoing connection: those of libp2p, and those that a node makes beside it (the bulk pipe). A test bed
+/// Makes every outgoing TCP connection: those of libp2p, and those that a node makes beside it (the bulk pipe). A test bed
 /// puts an implementation here that delays both directions of what it dials; since each connection is dialled by one
 /// end, both directions of every link are covered once.
 pub trait Connector: Send + Sync + 'static {
     /// Dials `target`. Must do nothing before the future is polled, and stop when it is dropped. An implementation
     /// delivers bytes in order.
     fn dial(&self, target: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Connection>>>;
+
+    /// Whether QUIC may be spoken beside it. Datagrams do not pass through here, so whoever delays, counts or cuts connections
+    /// says no, as is the default: then QUIC addresses are neither listened on nor dialled, and refused by name.
+    fn allows_quic(&self) -> bool {
+        false
+    }
 }
 
 /// Plain TCP without delay of small segments (`TCP_NODELAY`), which notices within seconds that the other end has vanished.
@@ -37,6 +43,10 @@ impl Connector for DirectConnector {
             Ok(Box::new(stream) as Box<dyn Connection>)
         }
         .boxed()
+    }
+
+    fn allows_quic(&self) -> bool {
+        true
     }
 }
 

@@ -7,7 +7,7 @@ use libp2p::core::transport::ListenerId;
 use libp2p::identity::Keypair;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{NetworkBehaviour, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, TransportError, connection_limits, gossipsub, identify};
+use libp2p::{Multiaddr, PeerId, TransportError, connection_limits, gossipsub, identify, mdns};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,17 +16,19 @@ use wayfare_protocol::advert::Verdict;
 
 use crate::bootstrap::Bootstrap;
 use crate::counters::Counters;
+use crate::discovery::{self, Seeker};
 use crate::error::NetError;
 use crate::gossip::{self, GossipId};
 use crate::identity::host_id;
 use crate::limits::{
-    CONNECTIONS_PENDING_MAX, IDLE_CONNECTION_TIME, LISTEN_TIME, NEGOTIATING_PER_CONNECTION_MAX, NetLimits,
-    PEERS_REMEMBERED_MAX,
+    CONNECTIONS_PENDING_MAX, IDLE_CONNECTION_TIME, LISTEN_TIME, MDNS_RECORDS_MAX, NEGOTIATING_PER_CONNECTION_MAX,
+    NetLimits, PEERS_REMEMBERED_MAX,
 };
 use crate::net::NetEvent;
 use crate::news::PeerNews;
 use crate::peers::Peers;
 use crate::substreams::{self, Call};
+use crate::target::{FORMS, Target, is_quic};
 
 /// The name by which identify reports what we speak.
 const IDENTIFY_PROTOCOL: &str = "/wayfare/1";
@@ -36,6 +38,7 @@ pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
     identify: identify::Behaviour,
     gossip: Toggle<gossipsub::Behaviour>,
+    mdns: Toggle<mdns::tokio::Behaviour>,
     substreams: substreams::Behaviour,
 }
 
@@ -44,6 +47,7 @@ impl Behaviour {
         keypair: &Keypair,
         limits: &NetLimits,
         gossip: bool,
+        mdns: bool,
         substreams: substreams::Behaviour,
     ) -> Result<Self, NetError> {
         let connections = connection_limits::ConnectionLimits::default()
@@ -59,6 +63,7 @@ impl Behaviour {
             limits: connection_limits::Behaviour::new(connections),
             identify: identify::Behaviour::new(identify),
             gossip: Toggle::from(if gossip { Some(gossip::build()?) } else { None }),
+            mdns: Toggle::from(if mdns { Some(discovery::build(keypair)?) } else { None }),
             substreams,
         })
     }
@@ -85,6 +90,7 @@ pub(crate) struct Driver {
     bootstrap: Bootstrap,
     news: PeerNews,
     peers: Arc<Peers>,
+    seeker: Seeker,
     counters: Arc<Counters>,
 }
 
@@ -97,20 +103,33 @@ pub(crate) fn swarm_config(tracker: &TaskTracker) -> libp2p::swarm::Config {
 }
 
 impl Driver {
-    pub(crate) fn new(swarm: Swarm<Behaviour>, ends: Ends, peers: Arc<Peers>, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(
+        swarm: Swarm<Behaviour>,
+        ends: Ends,
+        seeker: Seeker,
+        peers: Arc<Peers>,
+        counters: Arc<Counters>,
+    ) -> Self {
         let bootstrap = Bootstrap::new(Vec::new(), Instant::now());
-        Self { swarm, ends, bootstrap, news: PeerNews::default(), peers, counters }
+        Self { swarm, ends, bootstrap, news: PeerNews::default(), seeker, peers, counters }
     }
 
     /// Listens on `addresses` and returns once each has a real address.
     pub(crate) async fn listen(&mut self, addresses: Vec<Multiaddr>) -> Result<(), NetError> {
         for address in addresses {
-            crate::transport::check_free(&address).map_err(|error| listen_error(&address, error))?;
+            let target = Target::of(&address);
+            target.map_or(Ok(()), |target| target.check_free()).map_err(|error| listen_error(&address, error))?;
             let listener = self.swarm.listen_on(address.clone()).map_err(|error| match error {
                 TransportError::Other(error) => listen_error(&address, unwrapped(error)),
                 TransportError::MultiaddrNotSupported(_) => NetError::BadAddress {
                     address: address.to_string(),
-                    reason: "cannot be listened on: expected /ip4/…/tcp/PORT or /ip6/…/tcp/PORT".to_owned(),
+                    reason: if is_quic(&address) {
+                        "this node's connections go through a connector that carries TCP only, and QUIC would go round \
+                         it: remove the address"
+                            .to_owned()
+                    } else {
+                        format!("cannot be listened on: expected {FORMS}, with an IP address")
+                    },
                 },
             })?;
             let ready = tokio::time::timeout(LISTEN_TIME, self.until_listening(listener)).await;
@@ -207,22 +226,27 @@ impl Driver {
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => self.on_gossip(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => self.on_discovered(found),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
                 self.on_identified(&peer_id, &info);
             }
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, num_established, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, num_established, endpoint, .. } => {
                 self.bootstrap.on_connected(peer_id, connection_id);
+                if let Some(host) = host_id(&peer_id) {
+                    self.peers.opened(host, connection_id, endpoint.get_remote_address());
+                }
                 if let (1, Some(host)) = (num_established.get(), host_id(&peer_id)) {
                     tracing::debug!(%host, "connected");
                     self.news.connected(host);
                     self.ends.connected.send_replace(self.news.count());
                 }
             }
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
-                self.bootstrap.on_disconnected(peer_id, Instant::now());
-                if let Some(host) = host_id(&peer_id) {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
+                let Some(host) = host_id(&peer_id) else { return };
+                self.peers.closed(host, connection_id);
+                if num_established == 0 {
+                    self.bootstrap.on_disconnected(peer_id, Instant::now());
                     tracing::debug!(%host, ?cause, "disconnected");
-                    self.peers.disconnected(host);
                     self.news.disconnected(host);
                     self.ends.connected.send_replace(self.news.count());
                 }
@@ -253,6 +277,22 @@ impl Driver {
         if self.ends.events.try_send(NetEvent::Gossip { id: id.clone(), from, bytes: message.data }).is_err() {
             self.counters.gossip_dropped.add_one();
             self.on_verdict(&id, Verdict::Ignore);
+        }
+    }
+
+    /// What was found is an address to try, nothing more: whoever answers there must hold the key.
+    fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+        let records = self.swarm.behaviour().mdns.as_ref().map_or(0, |mdns| mdns.discovered_nodes().len());
+        if records > MDNS_RECORDS_MAX {
+            tracing::warn!(records, "too many mDNS records: somebody floods the LAN; mDNS is off until the next start");
+            self.swarm.behaviour_mut().mdns = Toggle::from(None);
+            return;
+        }
+        let swarm = &self.swarm;
+        for dial in self.seeker.dials(found, self.news.count(), |peer| swarm.is_connected(peer)) {
+            if let Err(error) = self.swarm.dial(dial) {
+                tracing::debug!(%error, "not dialled");
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use libp2p::{Multiaddr, PeerId};
 use wayfare_protocol::ids::HostId;
 
 use crate::error::NetError;
+use crate::target::{FORMS, Target};
 
 /// What precedes the key in a `PeerId`: multihash code 0 (identity), length 36, then the protobuf
 /// `PublicKey { type: Ed25519 (1), data: 32 bytes }`.
@@ -42,8 +43,8 @@ pub(crate) fn parse_address(text: &str) -> Result<(Multiaddr, Option<PeerId>), N
         }
         _ => None,
     };
-    if crate::transport::Target::of(&address).is_none() {
-        return Err(bad("expected /ip4/…/tcp/PORT, /ip6/…/tcp/PORT or /dns/…/tcp/PORT".to_owned()));
+    if Target::of(&address).is_none() {
+        return Err(bad(format!("expected {FORMS}")));
     }
     Ok((address, peer))
 }
@@ -90,13 +91,21 @@ mod tests {
         let text = with_host("/ip4/127.0.0.1/tcp/4001", &host);
         assert_eq!(named_host(&text), Some(host));
         assert_eq!(named_host("/ip4/127.0.0.1/tcp/4001"), None);
-        assert_eq!(usable_addresses(&peer_id(&host), &[text.clone(), "/ip4/127.0.0.1/udp/1".into()]).len(), 1);
+        let both = [text.clone(), "/ip4/127.0.0.1/udp/1".into(), "/ip4/127.0.0.1/udp/1/quic-v1".into()];
+        assert_eq!(usable_addresses(&peer_id(&host), &both).len(), 2);
         assert!(usable_addresses(&peer_id(&HostId([8; 32])), &[text]).is_empty());
     }
 
     #[test]
     fn addresses_that_we_cannot_dial_are_refused_by_name() {
-        for text in ["", "hello", "/ip4/127.0.0.1", "/ip4/127.0.0.1/udp/4001", "/ip4/127.0.0.1/tcp/1/ws"] {
+        for text in [
+            "",
+            "hello",
+            "/ip4/127.0.0.1",
+            "/ip4/127.0.0.1/udp/4001",
+            "/ip4/127.0.0.1/tcp/1/ws",
+            "/dns/a.example/udp/1/quic-v1",
+        ] {
             assert!(matches!(parse_address(text), Err(NetError::BadAddress { .. })), "{text}");
         }
         assert!(parse_address("/dns4/cloud.example/tcp/4001").is_ok());

@@ -10,6 +10,7 @@
 mod bootstrap;
 mod connector;
 mod counters;
+mod discovery;
 mod driver;
 mod error;
 pub mod frames;
@@ -24,8 +25,10 @@ mod opener;
 mod peers;
 mod pool;
 mod probe;
+mod race;
 mod stream;
 mod substreams;
+mod target;
 mod transport;
 mod witness;
 
@@ -41,6 +44,7 @@ pub use net::{Net, NetConfig, NetEvent};
 pub use peers::Incompatible;
 pub use pool::{Pool, PoolEvent};
 pub use stream::{Protocol, Stream};
+pub use target::{furthest_first, with_quic};
 pub use tokio_util::sync::CancellationToken;
 pub use wayfare_protocol::advert::Verdict;
 pub use witness::{Watched, Witness};

@@ -82,6 +82,19 @@ pub(crate) const VERSIONS_SHOWN_MAX: usize = 8;
 /// How long a refused stream waits for the peer to say what it speaks: a round trip after the connection, usually.
 pub(crate) const IDENTIFY_TIME: Duration = Duration::from_secs(1);
 
+/// How long a dial by QUIC waits for one by TCP to the same peer: a handshake over TCP takes four round trips at most, of
+/// which the longest on earth is about this. Only where TCP's packets vanish does anybody wait for so long.
+pub(crate) const HEAD_START: Duration = Duration::from_millis(800);
+
+/// mDNS records that are kept. More come only from a hostile LAN: then mDNS is switched off until the node starts again.
+pub(crate) const MDNS_RECORDS_MAX: usize = 512;
+
+/// Peers found by mDNS that a node connects to by itself; those that it looks for (its Registries) always.
+pub(crate) const MDNS_PEERS_WANTED: usize = 8;
+
+/// How often mDNS asks who is there; at first more often.
+pub(crate) const MDNS_INTERVAL: Duration = Duration::from_secs(15);
+
 /// The first wait before a bootstrap address is dialled again; it doubles up to `REDIAL_MAX`.
 pub(crate) const REDIAL_MIN: Duration = Duration::from_millis(200);
 

@@ -16,6 +16,7 @@ use wayfare_protocol::wire::VERSIONS;
 use crate::bootstrap::Bootstrap;
 use crate::connector::{Connector, DirectConnector};
 use crate::counters::{Counters, NetCounters};
+use crate::discovery::Seeker;
 use crate::driver::{Behaviour, Command, Driver, Ends, swarm_config};
 use crate::error::NetError;
 use crate::gossip::GossipId;
@@ -32,13 +33,19 @@ use crate::{substreams, transport};
 pub struct NetConfig {
     /// The ed25519 secret; its public key is the node's `HostId`.
     pub seed: [u8; 32],
-    /// Where to listen: multiaddrs such as `/ip4/127.0.0.1/tcp/0`. Empty for a node that only dials.
+    /// Where to listen: multiaddrs such as `/ip4/127.0.0.1/tcp/0` or `/ip4/127.0.0.1/udp/0/quic-v1`. Empty for a node that
+    /// only dials.
     pub listen: Vec<String>,
-    /// Whom to stay connected to: multiaddrs (`/ip4`, `/ip6` or `/dns`, then `/tcp`), with a `/p2p/` suffix (then the
-    /// key at the other end must fit) or without. The node's own address is recognised and left out.
+    /// Whom to stay connected to: multiaddrs (`/ip4`, `/ip6` or `/dns`, then `/tcp`; or an IP address, `/udp` and
+    /// `/quic-v1`), with a `/p2p/` suffix (then the key at the other end must fit, and addresses that name the same peer are
+    /// ways to one connection) or without. The node's own address is recognised and left out.
     pub bootstrap: Vec<String>,
     /// Whether to take part in the gossip of adverts. Registries do not.
     pub gossip: bool,
+    /// Whether to find peers on the LAN by mDNS, and to be found: it announces this node there.
+    pub mdns: bool,
+    /// Whom to connect to whenever mDNS finds them: this node's Registries.
+    pub seek: Vec<HostId>,
     /// The versions of the protocol that this node speaks, newest first: [`VERSIONS`], except where a test wants a node
     /// of another time. On each stream, the highest that both ends speak is spoken.
     pub versions: Vec<u8>,
@@ -56,6 +63,8 @@ impl NetConfig {
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             bootstrap: Vec::new(),
             gossip: true,
+            mdns: false,
+            seek: Vec::new(),
             versions: VERSIONS.to_vec(),
             connector: Arc::new(DirectConnector),
             limits: NetLimits::default(),
@@ -70,6 +79,7 @@ impl fmt::Debug for NetConfig {
             .field("listen", &self.listen)
             .field("bootstrap", &self.bootstrap)
             .field("gossip", &self.gossip)
+            .field("mdns", &self.mdns)
             .field("versions", &self.versions)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
@@ -152,7 +162,7 @@ impl Net {
         let limits = &config.limits;
         let substreams =
             substreams::Behaviour::new(Arc::clone(&inbound), Arc::clone(&counters), limits.open_timeout / 2);
-        let behaviour = Behaviour::new(&keypair, limits, config.gossip, substreams)?;
+        let behaviour = Behaviour::new(&keypair, limits, config.gossip, config.mdns, substreams)?;
         let transport = transport::build(&keypair, Arc::clone(&config.connector), limits.dial_timeout)?;
         let swarm = Swarm::new(transport, behaviour, peer, swarm_config(&tracker));
 
@@ -168,7 +178,7 @@ impl Net {
             listen: listen_sender,
             connected: connected_sender,
         };
-        let mut driver = Driver::new(swarm, ends, Arc::clone(&peers), Arc::clone(&counters));
+        let mut driver = Driver::new(swarm, ends, Seeker::new(&config.seek), Arc::clone(&peers), Arc::clone(&counters));
         driver.listen(listen.into_iter().map(|(address, _)| address).collect()).await?;
 
         let probes = inbound.accept(Protocol::Probe)?;
@@ -278,6 +288,16 @@ impl Net {
     /// Peers that speak no version of the protocol that this node speaks, oldest first: the last few that were met.
     pub fn incompatible(&self) -> Vec<Incompatible> {
         self.shared.peers.refused()
+    }
+
+    /// Where the connections with `host` lead: multiaddrs, oldest first. Streams and probes go over the oldest.
+    pub fn routes(&self, host: HostId) -> Vec<String> {
+        self.shared.peers.routes(host)
+    }
+
+    /// Follows [`listen_addresses`](Self::listen_addresses): interfaces come and go.
+    pub fn watch_addresses(&self) -> watch::Receiver<Vec<String>> {
+        self.shared.listen.clone()
     }
 
     /// What the peers connected now say that their programs are, such as `wayfare/0.1.0`.

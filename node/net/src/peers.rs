@@ -9,6 +9,8 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use libp2p::Multiaddr;
+use libp2p::swarm::ConnectionId;
 use tokio::sync::watch;
 use wayfare_protocol::ids::HostId;
 
@@ -56,6 +58,8 @@ struct Known {
 #[derive(Debug, Default)]
 struct Inner {
     connected: HashMap<HostId, Known>,
+    /// Where each connection leads, oldest first: streams go over the oldest. Bounded by the limit of connections.
+    routes: HashMap<HostId, Vec<(ConnectionId, String)>>,
     refused: VecDeque<Incompatible>,
 }
 
@@ -103,9 +107,26 @@ impl Peers {
         news
     }
 
-    /// The last connection with a peer ended: when it comes back, it may be another program.
-    pub(crate) fn disconnected(&self, host: HostId) {
-        self.lock().connected.remove(&host);
+    /// A connection was made.
+    pub(crate) fn opened(&self, host: HostId, id: ConnectionId, address: &Multiaddr) {
+        self.lock().routes.entry(host).or_default().push((id, address.to_string()));
+    }
+
+    /// A connection ended. With the last one goes what the peer said: when it comes back, it may be another program.
+    pub(crate) fn closed(&self, host: HostId, id: ConnectionId) {
+        let mut inner = self.lock();
+        let Some(routes) = inner.routes.get_mut(&host) else { return };
+        routes.retain(|(other, _)| *other != id);
+        if routes.is_empty() {
+            inner.routes.remove(&host);
+            inner.connected.remove(&host);
+        }
+    }
+
+    /// The other ends of the connections with `host`, oldest first.
+    pub(crate) fn routes(&self, host: HostId) -> Vec<String> {
+        let inner = self.lock();
+        inner.routes.get(&host).into_iter().flatten().map(|(_, address)| address.clone()).collect()
     }
 
     /// Why no stream to this peer can be opened, if that is known.
@@ -152,6 +173,17 @@ mod tests {
 
     const HOST: HostId = HostId([1; 32]);
 
+    fn disconnect(peers: &Peers, host: HostId) {
+        let address: Multiaddr = "/ip4/192.0.2.7/tcp/1".parse().unwrap();
+        let (one, two) = (ConnectionId::new_unchecked(1), ConnectionId::new_unchecked(2));
+        peers.opened(host, one, &address);
+        peers.opened(host, two, &address);
+        peers.closed(host, one);
+        assert_eq!((peers.routes(host).len(), peers.lock().connected.len()), (1, 1));
+        peers.closed(host, two);
+        assert!(peers.routes(host).is_empty());
+    }
+
     #[test]
     fn a_peer_is_incompatible_only_if_it_speaks_our_protocols_at_other_versions_only() {
         let peers = Peers::new(vec![2, 1]);
@@ -169,7 +201,7 @@ mod tests {
             text.ends_with("speaks version 4 and 3 of the protocol, this node 2 and 1: upgrade this node"),
             "{text}"
         );
-        peers.disconnected(HOST);
+        disconnect(&peers, HOST);
         assert_eq!(peers.incompatible(HOST), None);
         assert_eq!(peers.refused(), [found]);
     }
@@ -181,7 +213,7 @@ mod tests {
             let mut host = [0; 32];
             host[..2].copy_from_slice(&n.to_le_bytes());
             let news = peers.identified(HostId(host), agent, ["/wayfare/probe/1"].into_iter());
-            peers.disconnected(HostId(host));
+            disconnect(&peers, HostId(host));
             news
         };
         assert!(meets(0, "wayfare/0.1.0").is_some());

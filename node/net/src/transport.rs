@@ -1,7 +1,7 @@
-//! The libp2p transport: dials through the [`Connector`], listens through libp2p-tcp; noise and yamux above it.
+//! The libp2p transports. TCP dials through the [`Connector`], and listens through libp2p-tcp; noise and yamux are above it.
+//! QUIC is libp2p's own; there is none where the connector would not see it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,95 +13,39 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, Transport, TransportError, TransportEvent};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::multiaddr::Protocol as Part;
-use libp2p::{Multiaddr, PeerId, noise, tcp, yamux};
+use libp2p::{Multiaddr, noise, quic, tcp, yamux};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 
 use crate::connector::{Connection, Connector, tune};
 use crate::error::NetError;
-use crate::limits::STREAMS_PER_CONNECTION_MAX;
+use crate::limits::{STREAMS_PER_CONNECTION_MAX, TCP_KEEPALIVE_TIME, TCP_UNACKNOWLEDGED_TIME};
+use crate::race::{self, Race};
+use crate::target::Target;
 
-/// The transport of the swarm: authenticated by noise, multiplexed by yamux, each handshake within `timeout`.
+/// The transport of the swarm, each handshake within `timeout`: TCP, authenticated by noise, multiplexed by yamux; beside it
+/// QUIC, unless the connector carries TCP only.
 pub(crate) fn build(
     keypair: &Keypair,
     connector: Arc<dyn Connector>,
     timeout: Duration,
-) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
+) -> Result<Boxed<race::Output>, NetError> {
     let noise = noise::Config::new(keypair).map_err(|error| NetError::Setup(error.to_string()))?;
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
+    let quic = connector.allows_quic().then(|| quic_transport(keypair, timeout));
     let wire = WireTransport { listener: tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)), connector };
-    Ok(wire.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux).timeout(timeout).boxed())
+    let tcp = wire.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux).timeout(timeout).boxed();
+    Ok(Race::new(tcp, quic).boxed())
 }
 
-/// Fails if another socket listens on `address`. libp2p-tcp sets `SO_REUSEPORT`, with which two processes of one user
-/// would share the port in silence and each get half of the connections.
-pub(crate) fn check_free(address: &Multiaddr) -> io::Result<()> {
-    match Target::of(address) {
-        Some(Target::Socket(socket)) if socket.port() != 0 => std::net::TcpListener::bind(socket).map(drop),
-        _ => Ok(()),
-    }
-}
-
-/// What a multiaddr says to dial.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
-    Socket(SocketAddr),
-    Name { name: String, port: u16, family: Family },
-}
-
-/// The addresses of a name that may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
-    Any,
-    V4,
-    V6,
-}
-
-impl Target {
-    /// Understands `/ip4|ip6|dns|dns4|dns6/…/tcp/PORT`, with or without `/p2p/…`, and nothing else.
-    pub(crate) fn of(address: &Multiaddr) -> Option<Self> {
-        let mut parts = address.iter();
-        let host = parts.next()?;
-        let Some(Part::Tcp(port)) = parts.next() else { return None };
-        match parts.next() {
-            None => {}
-            Some(Part::P2p(_)) if parts.next().is_none() => {}
-            Some(_) => return None,
-        }
-        let name = |name: &str, family| Some(Self::Name { name: name.to_owned(), port, family });
-        match host {
-            Part::Ip4(ip) => Some(Self::Socket(SocketAddr::new(IpAddr::V4(ip), port))),
-            Part::Ip6(ip) => Some(Self::Socket(SocketAddr::new(IpAddr::V6(ip), port))),
-            Part::Dns(text) => name(&text, Family::Any),
-            Part::Dns4(text) => name(&text, Family::V4),
-            Part::Dns6(text) => name(&text, Family::V6),
-            _ => None,
-        }
-    }
-
-    async fn dial(self, connector: Arc<dyn Connector>) -> io::Result<Box<dyn Connection>> {
-        let (name, port, family) = match self {
-            Self::Socket(target) => return connector.dial(target).await,
-            Self::Name { name, port, family } => (name, port, family),
-        };
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, format!("no address for {name}"));
-        for target in tokio::net::lookup_host((name.as_str(), port)).await? {
-            let fits = match family {
-                Family::Any => true,
-                Family::V4 => target.is_ipv4(),
-                Family::V6 => target.is_ipv6(),
-            };
-            if !fits {
-                continue;
-            }
-            match connector.dial(target).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
-    }
+/// QUIC (TLS 1.3 with the node's key): notices a peer that has vanished within seconds, as [`tune`] has TCP do.
+fn quic_transport(keypair: &Keypair, timeout: Duration) -> Boxed<race::Output> {
+    let mut config = quic::Config::new(keypair);
+    config.handshake_timeout = timeout;
+    config.max_idle_timeout = u32::try_from(TCP_UNACKNOWLEDGED_TIME.as_millis()).unwrap_or(u32::MAX);
+    config.keep_alive_interval = TCP_KEEPALIVE_TIME;
+    config.max_concurrent_stream_limit = u32::try_from(STREAMS_PER_CONNECTION_MAX).unwrap_or(u32::MAX);
+    quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed()
 }
 
 /// A raw connection in either direction, in the traits that libp2p wants.
@@ -128,7 +72,8 @@ impl Transport for WireTransport {
 
     fn dial(&mut self, address: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
         let target = match Target::of(&address) {
-            Some(Target::Socket(socket)) if socket.port() == 0 || socket.ip().is_unspecified() => None,
+            Some(Target::Tcp(socket)) if socket.port() == 0 || socket.ip().is_unspecified() => None,
+            Some(Target::Quic(_)) => None,
             target => target,
         };
         let target = target.ok_or(TransportError::MultiaddrNotSupported(address))?;

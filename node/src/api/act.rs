@@ -94,7 +94,8 @@ pub(super) async fn deploy(
     let claims = signed.unverified()?;
     let host = api.host()?;
     let mut events = host.events().await.ok_or_else(Failure::stopping)?;
-    let service = host.deploy(signed, module.to_vec()).await?;
+    let deployed_as = host.deploy(signed, module.to_vec()).await;
+    let service = deployed_as.map_err(|error| Failure::from(error).of(format!("`{}` is not deployed", claims.name)))?;
     api.names.learn(service.to_string(), claims.name.clone());
     let outcome = |event| match event {
         Event::Serving(started, epoch) if started == service => Some(Ok(epoch)),
@@ -217,7 +218,8 @@ async fn carry_out(
     let host = api.host()?;
     let mut events = host.events().await.ok_or_else(Failure::stopping)?;
     let begun = host.with(move |host, now, rng| host.begin_move(now, service, to, "asked for", rng)).await;
-    begun.ok_or_else(Failure::stopping)??;
+    let begun = begun.ok_or_else(Failure::stopping)?;
+    begun.map_err(|reject| Failure::from(reject).of(format!("`{}` does not move", api.names.of(service))))?;
     if !request.wait {
         return Ok(Outcome::Running);
     }

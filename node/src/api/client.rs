@@ -99,14 +99,25 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| ClientError::Garbled(error.to_string()))
     }
 
-    /// Any call whose answer goes on, line by line. Dropping the lines hangs up.
+    /// As [`get`](Self::get), of an answer that goes on, line by line. Dropping the lines hangs up.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn lines(&self, method: Method, path: &[&str], body: &impl Serialize) -> Result<Lines, ClientError> {
+    pub async fn get_lines(&self, path: &[&str]) -> Result<Lines, ClientError> {
+        self.lines(request(Method::GET, path, "", &[], Bytes::new())?).await
+    }
+
+    /// As [`post`](Self::post), of an answer that goes on, line by line. Dropping the lines hangs up.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post_lines(&self, path: &[&str], body: &impl Serialize) -> Result<Lines, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| ClientError::Garbled(error.to_string()))?;
-        let headers = [("content-type", "application/json")];
-        let (response, connection) = self.send(request(method, path, "", &headers, body.into())?).await?;
+        self.lines(request(Method::POST, path, "", &[("content-type", "application/json")], body.into())?).await
+    }
+
+    async fn lines(&self, request: Request<Full<Bytes>>) -> Result<Lines, ClientError> {
+        let (response, connection) = self.send(request).await?;
         Ok(Lines { body: response.into_body(), read: Vec::new(), _connection: connection })
     }
 

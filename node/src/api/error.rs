@@ -105,6 +105,14 @@ impl From<Reject> for Failure {
     }
 }
 
+impl Failure {
+    /// What was asked for and did not come about, in front of why.
+    pub(super) fn of(mut self, asked: impl std::fmt::Display) -> Self {
+        self.body.error = format!("{asked}: {}", self.body.error);
+        self
+    }
+}
+
 impl From<DeployError> for Failure {
     fn from(error: DeployError) -> Self {
         match error {

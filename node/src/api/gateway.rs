@@ -1,6 +1,8 @@
 //! What a gateway shows.
 
-use wayfare_protocol::{gateway::Gateway, migration::messages::Lookup, reject::Strict, suite::Dalek, time::Now};
+use wayfare_protocol::{
+    gateway::Gateway, latency::Measured, migration::messages::Lookup, reject::Strict, suite::Dalek, time::Now,
+};
 
 use super::{
     error::Failure,
@@ -69,27 +71,26 @@ pub(super) async fn services(gateway: &GatewayHandle) -> Result<Vec<Service>, Fa
     ask(gateway, list).await
 }
 
-pub(super) async fn rtts(gateway: &GatewayHandle) -> Result<Vec<Rtt>, Failure> {
-    let list = |machine: &mut Machine, now: Now| {
+pub(super) async fn rtts(gateway: &GatewayHandle, name: &str) -> Result<Vec<Rtt>, Failure> {
+    let name = name.to_owned();
+    let list = move |machine: &mut Machine, now: Now| {
         let placed: Vec<_> =
             machine.services().filter_map(|id| machine.placement(id)).map(|placement| placement.host).collect();
-        let mut hosts: Vec<_> = machine.adverts().live(now.wall).map(|known| known.advert.host).collect();
-        hosts.extend(&placed);
-        hosts.sort_unstable();
-        hosts.dedup();
         let client = format!("{:#}", machine.client());
-        let measured = |host| {
-            Some(Rtt {
-                service: String::new(),
-                client: client.clone(),
-                cloud: host_name(machine, now, host),
-                host: host.to_string(),
-                rtt_ms: machine.rtt(now, host)?.as_millis_f64(),
-                age_s: None,
-                here: placed.contains(&host),
-            })
+        let shown = |Measured { host, rtt, age, is_fresh, answered, lost }| Rtt {
+            service: String::new(),
+            client: client.clone(),
+            from: name.clone(),
+            cloud: host_name(machine, now, host),
+            host: host.to_string(),
+            rtt_ms: rtt.as_millis_f64(),
+            age_s: Some(age.as_secs_f64()),
+            stale: !is_fresh,
+            samples: Some(answered),
+            lost: Some(lost),
+            here: placed.contains(&host),
         };
-        let mut rtts: Vec<Rtt> = hosts.into_iter().filter_map(measured).collect();
+        let mut rtts: Vec<Rtt> = machine.measurements(now).map(shown).collect();
         rtts.sort_by(|a, b| a.rtt_ms.total_cmp(&b.rtt_ms));
         rtts
     };

@@ -107,7 +107,8 @@ pub(crate) struct ApiParts {
     pub(crate) net: Net,
     pub(crate) certificate: Verified<Certificate>,
     pub(crate) registry: RegistryId,
-    pub(crate) addresses: Vec<String>,
+    /// What the configuration says of where it is reached, if anything.
+    pub(crate) advertised: Vec<String>,
     /// Cancelled when the node is to stop because it was drained.
     pub(crate) leaving: CancellationToken,
 }

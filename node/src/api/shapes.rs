@@ -20,7 +20,7 @@ pub struct ErrorBody {
     pub what_to_do: String,
 }
 
-/// `{name, role, host, region, registry, addresses, peers, version}`.
+/// `{name, role, host, region, registry, addresses, peers, version, cordoned}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// The provider's enrolled name.
@@ -39,6 +39,9 @@ pub struct NodeInfo {
     pub peers: usize,
     /// The program's version.
     pub version: String,
+    /// Whether it takes no services, because an operator said so.
+    #[serde(default)]
+    pub cordoned: bool,
 }
 
 /// `{name, host, region, cordoned, resources, addresses, expires_in_s}`: a cloud whose advert is live.
@@ -133,32 +136,57 @@ pub struct Ordered {
     pub outcome: OrderProgress,
 }
 
-/// `{service, client, cloud, host, rtt_ms, age_s, here}`: a measured round trip from a service's client to a host.
+/// `{service, client, from, cloud, host, rtt_ms, age_s, stale, samples, lost, here}`: a round trip that a node measured: from
+/// a service's client (its gateway) to a host, or from this cloud to another. Those older than five minutes are not shown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rtt {
-    /// The service's name; empty at a gateway, which measures for all of its services.
+    /// The service's name; empty at a gateway, which measures for all of its services, and for what this cloud measured.
     pub service: String,
-    /// Who measured: the client's short id.
+    /// Who measured: the client's short id; empty for what this cloud measured.
     pub client: String,
+    /// Who measured: the client's short id, or this node's name.
+    pub from: String,
     /// The measured host's name, or its short id if it does not advertise.
     pub cloud: String,
     /// The measured host.
     pub host: String,
     /// Filtered.
     pub rtt_ms: f64,
-    /// Since the measurement; null where it is not kept.
+    /// Since the measurement.
     pub age_s: Option<f64>,
+    /// Whether it is too old to be decided on.
+    pub stale: bool,
+    /// Pings that were answered; null where another node counts them.
+    pub samples: Option<u64>,
+    /// Pings that were not.
+    pub lost: Option<u64>,
     /// Whether the service (a service, at a gateway) is there now.
     pub here: bool,
 }
 
-/// `{rejects: {name: count}, net: {name: count}}`: what this node refused or dropped since its start.
+/// `{rejects: {name: count}, net: {name: count}, incompatible: [{host, agent, versions, text}]}`: what this node refused or dropped since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// By [`Reject::name`](wayfare_protocol::reject::Reject::name); those that happened.
     pub rejects: std::collections::BTreeMap<String, u64>,
     /// By field of [`NetCounters`](wayfare_net::NetCounters).
     pub net: std::collections::BTreeMap<String, u64>,
+    /// Peers that speak no version of the protocol that this node speaks: the last few.
+    #[serde(default)]
+    pub incompatible: Vec<Incompatible>,
+}
+
+/// `{host, agent, versions, text}`: a peer of another time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incompatible {
+    /// The peer.
+    pub host: String,
+    /// The program that it says it is.
+    pub agent: String,
+    /// The versions of the protocol that it speaks, newest first.
+    pub versions: Vec<u8>,
+    /// That in words, and which of both to upgrade.
+    pub text: String,
 }
 
 /// Which side of an attempt a node was.

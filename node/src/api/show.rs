@@ -22,7 +22,7 @@ use super::{
     error::Failure,
     gateway,
     names::Names,
-    shapes::{Cloud, Counters, Line, Logs, Migration, NodeInfo, Outcome, Rtt, Service, Side, Step},
+    shapes::{Cloud, Counters, Incompatible, Line, Logs, Migration, NodeInfo, Outcome, Rtt, Service, Side, Step},
 };
 use crate::{host::HostHandle, runtime::LogStream, words::near};
 
@@ -45,23 +45,28 @@ impl Shared {
     }
 
     /// What `RunningNode` was when it started, and how many peers it has.
-    fn info(&self) -> NodeInfo {
+    async fn info(&self) -> Result<NodeInfo, Failure> {
+        let cordoned = match &self.parts.host {
+            Some(_) => self.ask(|host, _| host.is_cordoned()).await?,
+            None => false,
+        };
         let certificate = &self.parts.certificate;
-        NodeInfo {
+        Ok(NodeInfo {
             name: certificate.name.clone(),
             role: certificate.role.name().to_owned(),
             host: certificate.host.to_string(),
             region: certificate.region.clone(),
             registry: self.parts.registry.to_string(),
-            addresses: self.parts.addresses.clone(),
+            addresses: crate::node::addresses(&self.parts.net, &self.parts.advertised),
             peers: self.parts.net.connected(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-        }
+            cordoned,
+        })
     }
 }
 
 pub(super) async fn node(State(api): Api) -> Answer<NodeInfo> {
-    Ok(Json(api.info()))
+    Ok(Json(api.info().await?))
 }
 
 pub(super) async fn clouds(State(api): Api) -> Answer<Vec<Cloud>> {
@@ -105,15 +110,18 @@ fn service(view: ServiceView, me: HostId, my_name: &str) -> Service {
 
 pub(super) async fn rtt(State(api): Api) -> Answer<Vec<Rtt>> {
     if let Some(gateway) = &api.parts.gateway {
-        return Ok(Json(gateway::rtts(gateway).await?));
+        return Ok(Json(gateway::rtts(gateway, &api.parts.certificate.name).await?));
     }
     let views = api.ask(|host, now| host.rtts(now)).await?;
-    Ok(Json(views.into_iter().map(measured).collect()))
+    let me = &api.parts.certificate.name;
+    Ok(Json(views.into_iter().map(|view| measured(view, me)).collect()))
 }
 
-fn measured(view: RttView) -> Rtt {
-    let RttView { service, client, cloud, host, rtt_ms, age_s, here } = view;
-    Rtt { service, client, cloud, host, rtt_ms, age_s: Some(age_s), here }
+fn measured(view: RttView, me: &str) -> Rtt {
+    let RttView { service, client, cloud, host, rtt_ms, age_s, stale, answered_and_lost, here } = view;
+    let from = if client.is_empty() { me.to_owned() } else { client.clone() };
+    let (samples, lost) = answered_and_lost.unzip();
+    Rtt { service, client, from, cloud, host, rtt_ms, age_s: Some(age_s), stale, samples, lost, here }
 }
 
 pub(super) async fn rejects(State(api): Api) -> Answer<Counters> {
@@ -121,7 +129,14 @@ pub(super) async fn rejects(State(api): Api) -> Answer<Counters> {
         Some(gateway) => gateway::ask(gateway, |machine, _| by_name(machine.rejects())).await?,
         None => api.ask(|host, _| by_name(host.rejects())).await?,
     };
-    Ok(Json(Counters { rejects, net: net_counters(api.parts.net.counters()) }))
+    let net = &api.parts.net;
+    let incompatible = net.incompatible().iter().map(incompatible).collect();
+    Ok(Json(Counters { rejects, net: net_counters(net.counters()), incompatible }))
+}
+
+fn incompatible(peer: &wayfare_net::Incompatible) -> Incompatible {
+    let wayfare_net::Incompatible { host, agent, versions, .. } = peer;
+    Incompatible { host: host.to_string(), agent: agent.clone(), versions: versions.clone(), text: peer.to_string() }
 }
 
 fn by_name(counters: &RejectCounters) -> BTreeMap<String, u64> {

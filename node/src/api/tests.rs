@@ -60,7 +60,7 @@ async fn started(temp: &Path, role: Role) -> (RunningNode, Client) {
         api: Some(temp.join("api.sock")),
         forget_lost: false,
         lock: None,
-        versions: wayfare_protocol::wire::VERSIONS.to_vec(),
+        versions: wire::VERSIONS.to_vec(),
         witness: None,
     };
     let node = node::start(options, Arc::new(DirectConnector), CancellationToken::new()).await.unwrap();

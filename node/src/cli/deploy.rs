@@ -51,7 +51,10 @@ pub(super) async fn deploy(context: &Context, args: args::Deploy) -> Result<(), 
 }
 
 fn read_module(path: &Path) -> Result<Vec<u8>, Failure> {
-    let failed = |error: std::io::Error| Failure::setup(format!("cannot read {}: {error}", path.display()));
+    let failed = |error: std::io::Error| {
+        let what_to_do = "MODULE is the file of a WebAssembly module";
+        Failure::setup(format!("cannot read {}: {error}: {what_to_do}", path.display()))
+    };
     if std::fs::metadata(path).map_err(failed)?.len() > MODULE_BYTES_MAX {
         let limit = MODULE_BYTES_MAX / MIB;
         return Err(Failure::setup(format!("{} is longer than a module may be ({limit} MiB)", path.display())));

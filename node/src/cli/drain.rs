@@ -1,7 +1,5 @@
 //! `drain`: a line for each thing that happens, and what is left if not everything could leave.
 
-use hyper::Method;
-
 use super::{
     Context, Failure, args,
     table::{bytes, millis},
@@ -10,7 +8,7 @@ use crate::api::shapes::{DrainLine, DrainRequest, Drained, StillHere};
 
 pub(super) async fn drain(context: &Context, args: args::Drain) -> Result<(), Failure> {
     let request = DrainRequest { timeout_s: args.timeout, stay: args.stay };
-    let mut lines = context.client().lines(Method::POST, &["drain"], &request).await?;
+    let mut lines = context.client().post_lines(&["drain"], &request).await?;
     while let Some(line) = lines.next::<DrainLine>().await? {
         context.print_line(&line, describe)?;
         if let DrainLine::Ended(drained) = line {

@@ -18,9 +18,11 @@ use crate::{api::client::Client, state::StateDir};
 
 mod args;
 mod deploy;
+mod doctor;
 mod drain;
 mod failure;
 mod order;
+mod project;
 mod setup;
 mod show;
 mod table;
@@ -92,6 +94,7 @@ async fn command(context: &Context, command: Command, given: Given) -> Result<()
     match command {
         Command::Init(args) => setup::init(context, args),
         Command::Run(args) => setup::run(context, args, given).await,
+        Command::New(args) => project::new(context, args),
         Command::Deploy(args) => deploy::deploy(context, args).await,
         Command::Stop(args) => order::stop(context, args).await,
         Command::Start(args) => order::start(context, args).await,
@@ -109,6 +112,7 @@ async fn command(context: &Context, command: Command, given: Given) -> Result<()
         Command::Cordon => show::cordon(context, true).await,
         Command::Uncordon => show::cordon(context, false).await,
         Command::Drain(args) => drain::drain(context, args).await,
+        Command::Doctor(args) => doctor::doctor(context, args).await,
         Command::Completions(args) => completions(args.shell),
     }
 }

@@ -56,6 +56,12 @@ fn read_token(text: &str) -> Result<JoinToken, Failure> {
     let text = if text == "-" {
         let read = std::io::stdin().take(STDIN_BYTES_MAX).read_to_string(&mut piped);
         read.map_err(|error| Failure::setup(format!("cannot read the join token from stdin: {error}")))?;
+        if piped.trim().is_empty() {
+            let example = "wayfare-registry join-token --cloud NAME | wayfare init --join -";
+            return Err(Failure::setup(format!(
+                "--join -: nothing came on stdin: pipe a join token into it, as by\n  {example}"
+            )));
+        }
         &piped
     } else {
         text
@@ -70,10 +76,12 @@ fn configuration(args: &args::Init, role: Role) -> Config {
         node.listen.clear();
     }
     if !args.listen.is_empty() {
-        node.listen.clone_from(&args.listen);
+        node.listen = args.listen.iter().flat_map(|listen| listen.all.clone()).collect();
     }
-    node.bootstrap.clone_from(&args.bootstrap);
-    node.advertise.clone_from(&args.advertise);
+    // One way to each: a second connection would be of no use.
+    node.bootstrap = args.bootstrap.iter().map(|address| address.first.clone()).collect();
+    node.advertise = args.advertise.iter().flat_map(|address| address.all.clone()).collect();
+    node.mdns = args.mdns;
     node.region.clone_from(&args.region);
     capacity.cpu_millicores = args.cpu.unwrap_or(capacity.cpu_millicores);
     capacity.memory_mib = args.memory.unwrap_or(capacity.memory_mib);

@@ -54,7 +54,8 @@ pub(super) async fn rejects(context: &Context) -> Result<(), Failure> {
         if rows.is_empty() {
             return "Nothing was refused or dropped.\n".to_owned();
         }
-        table(&["reason", "count>", "what it means"], &rows)
+        let others = counters.incompatible.iter().map(|peer| format!("\n{}", peer.text));
+        table(&["reason", "count>", "what it means"], &rows) + &others.map(|line| line + "\n").collect::<String>()
     })
 }
 
@@ -97,22 +98,39 @@ pub(super) async fn rtt(context: &Context) -> Result<(), Failure> {
     let rtts: Vec<Rtt> = context.client().get(&["rtt"], "").await?;
     context.print(&rtts, |rtts| {
         if rtts.is_empty() {
-            return "No round trip has been measured (yet): gateways measure while they carry a service.\n".to_owned();
+            return "No round trip was measured in the last five minutes: gateways measure while they carry a service, \
+                    clouds measure each other.\n"
+                .to_owned();
         }
         let row = |rtt: &Rtt| {
             vec![
-                if rtt.service.is_empty() { "*".to_owned() } else { rtt.service.clone() },
-                rtt.client.clone(),
+                if rtt.service.is_empty() { "-".to_owned() } else { rtt.service.clone() },
+                rtt.from.clone(),
                 rtt.cloud.clone(),
                 short(&rtt.host),
                 millis(Some(rtt.rtt_ms)),
                 rtt.age_s.map_or_else(|| "-".to_owned(), |age| format!("{age:.1} s")),
-                if rtt.here { "here" } else { "" }.to_owned(),
+                or_dash(rtt.samples),
+                or_dash(loss(rtt)),
+                match (rtt.here, rtt.stale) {
+                    (true, true) => "here, stale",
+                    (true, false) => "here",
+                    (false, true) => "stale",
+                    (false, false) => "",
+                }
+                .to_owned(),
             ]
         };
         let rows: Vec<_> = rtts.iter().map(row).collect();
-        table(&["service", "client", "cloud", "host", "round trip>", "age>", ""], &rows)
+        table(&["service", "from", "to", "host", "round trip>", "age>", "samples>", "lost>", ""], &rows)
     })
+}
+
+/// Of the pings to a host, how many were lost.
+fn loss(rtt: &Rtt) -> Option<String> {
+    let (samples, lost) = (rtt.samples?, rtt.lost?);
+    let all = samples.saturating_add(lost).max(1);
+    Some(format!("{:.1} %", 100.0 * lost as f64 / all as f64))
 }
 
 pub(super) const fn word(outcome: Outcome) -> &'static str {

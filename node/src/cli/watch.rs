@@ -1,7 +1,5 @@
 //! `migrations --watch`: a line for each thing that happens.
 
-use hyper::Method;
-
 use super::{
     Context, Failure,
     table::{bytes, clock, millis, short},
@@ -9,7 +7,7 @@ use super::{
 use crate::api::shapes::{Happening, Migration, MigrationEvent, Outcome, Side};
 
 pub(super) async fn watch(context: &Context) -> Result<(), Failure> {
-    let mut lines = context.client().lines(Method::GET, &["migrations", "events"], &()).await?;
+    let mut lines = context.client().get_lines(&["migrations", "events"]).await?;
     if !context.json {
         eprintln!("Migrations as this node sees them; Ctrl-C ends this.");
     }

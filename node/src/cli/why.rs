@@ -20,6 +20,9 @@ pub(super) async fn why(context: &Context, service: &str) -> Result<(), Failure>
 pub(super) fn decision(explanation: &Explanation, changes: &[Change]) -> String {
     let mut text = format!("{explanation}\n");
     let open: Vec<_> = changes.iter().filter_map(|change| Some((change, change.moves_if.as_ref()?))).collect();
+    if changes.is_empty() {
+        text.push_str("\nno other cloud advertises to this node: there is nowhere to move to\n");
+    }
     if !open.is_empty() {
         text.push_str("\nit would move, all else as it is, if\n");
         let rows: Vec<_> =

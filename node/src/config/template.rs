@@ -24,8 +24,9 @@ pub(crate) fn template(config: &Config, role: Role) -> String {
         "# A Wayfare node: {role}. A setting that is left out has its default.\n\
          \n\
          [node]\n\
-         # Where to listen, as multiaddrs; /tcp/0 takes a free port. [] only dials, which is enough for a gateway.\n\
-         # Default: [\"/ip4/0.0.0.0/tcp/4740\"]\n\
+         # Where to listen, as multiaddrs, by TCP, by QUIC (UDP) or both: remove the one that is not wanted. Others use TCP where\n\
+         # it works, as it is the faster, and else QUIC. Port 0 takes a free one. [] only dials, which is enough for a gateway.\n\
+         # Default: [\"/ip4/0.0.0.0/tcp/4740\", \"/ip4/0.0.0.0/udp/4740/quic-v1\"]\n\
          listen = {listen}\n\
          # Nodes to stay connected to, besides the registry, through which others are found. A /p2p/ suffix pins a key.\n\
          # Default: []\n\
@@ -35,12 +36,16 @@ pub(crate) fn template(config: &Config, role: Role) -> String {
          advertise = {advertise}\n\
          # Where this node is; owners may allow or forbid regions. Told to the registry when the node joins: a later\n\
          # change needs a new join token. Default: \"\"\n\
-         region = {region}\n",
+         region = {region}\n\
+         # Find nodes, and the registry should it have moved, on the local network by mDNS. Off unless wanted, since it tells\n\
+         # everybody on that network that this node is there. What is found must prove its key like any other. Default: false\n\
+         mdns = {mdns}\n",
         role = role.name(),
         listen = texts(&node.listen),
         bootstrap = texts(&node.bootstrap),
         advertise = texts(&node.advertise),
         region = Value::String(node.region.clone()),
+        mdns = node.mdns,
     );
     let rest = match role {
         Role::Cloud | Role::Home => host_tables(config),

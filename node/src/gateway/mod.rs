@@ -10,6 +10,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wayfare_journal::{Journal, JournalError, JournalWriter};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     gateway::{Failure, Gateway, GatewayConfig, IdempotencyKey, Refuse},
@@ -19,10 +20,7 @@ use wayfare_protocol::{
     time::Now,
 };
 
-use crate::{
-    journal::{Journal, JournalError, JournalWriter},
-    questions::{ANSWER_TIME, Question, Told},
-};
+use crate::questions::{ANSWER_TIME, Question, Told};
 
 mod http;
 mod ingress;
@@ -74,7 +72,7 @@ pub enum GatewayError {
         seq: u64,
     },
     /// The system has no thread left for the journal.
-    #[error("the journal's thread cannot be started")]
+    #[error("the journal's thread cannot be started: raise the limit of processes (ulimit -u), or free memory")]
     Thread(#[source] std::io::Error),
     /// A port cannot be had.
     #[error("cannot listen on {address} for `{service}`: choose another port, or stop what uses it")]

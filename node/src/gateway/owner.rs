@@ -11,6 +11,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
+use wayfare_journal::{JournalWriter, Keep, Synced};
 use wayfare_net::{Net, NetEvent, Pool, PoolEvent, Protocol, Watched};
 use wayfare_protocol::{
     advert::{Gossip, Verdict},
@@ -27,7 +28,6 @@ use wayfare_protocol::{
 use super::{Answer, Command, GatewayError, GatewayParts, Machine, name};
 use crate::{
     clock::{entropy, now},
-    journal::{JournalWriter, Keep, Synced},
     mesh::{meet, newer, unsent},
     questions::Questions,
 };
@@ -159,8 +159,9 @@ impl Owner {
                 Some(command) = commands.recv() => self.handle_command(command),
                 Some((host, rtt)) = self.measured.recv() => {
                     self.probing.remove(&host);
-                    if let Some(rtt) = rtt {
-                        self.machine.record_rtt(now(), host, rtt);
+                    match rtt {
+                        Some(rtt) => self.machine.record_rtt(now(), host, rtt),
+                        None => self.machine.record_loss(now(), host),
                     }
                 }
                 Some(event) = self.net_events.recv() => self.handle_net_event(event),

@@ -6,9 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
-use wayfare_net::{CancellationToken, FrameError, FrameReader, FrameWriter, Net, Protocol, Stream};
+use wayfare_net::{CancellationToken, FrameError, FrameReader, FrameWriter, Net, NetError, Protocol, Stream};
 use wayfare_protocol::{
     host::{Host, ImageId, ReceiveJob},
     ids::{HostId, MigrationId},
@@ -27,7 +31,7 @@ use super::{
 };
 use crate::{
     runtime::{
-        Driver, Incoming, Launch, Limits, LogTail, Prepared, Salt, Sink,
+        Driver, Incoming, Launch, Limits, LogTail, Prepared, Salt, Sink, StartError,
         state::{KIND_GLOBALS, KIND_PAGE},
     },
     words::describe,
@@ -37,6 +41,8 @@ use crate::{
 pub(super) const RECORDS_QUEUED_MAX: usize = 8;
 /// A state stream that moves no byte for so long has failed.
 const STALL: Duration = Duration::from_secs(10);
+/// How long a stream that was opened ahead is of use: well below what a target waits for its first word.
+const AHEAD_MAX: Duration = Duration::from_secs(5);
 /// The target acknowledges each so many records,
 const ACK_EVERY: u64 = 64;
 /// and records that took so long: over a slow link, too, both sides see that it goes on before they give up.
@@ -44,8 +50,30 @@ const ACK_AFTER: Duration = Duration::from_millis(500);
 /// Bytes of the client table at most; more is no table this host could keep.
 pub(super) const SESSIONS_BYTES_MAX: usize = 96 * 1024 * 1024;
 
-/// Sends the records of one migration. Returns when the target's side has them all.
+/// A stream that is opened while the target still asks the Registry, so that a frozen service waits for no opening. What it
+/// is for is said only once there are records.
+pub(super) struct Ahead {
+    since: Instant,
+    stream: AbortOnDropHandle<Result<Stream, NetError>>,
+}
+
+impl Ahead {
+    /// Begins to open a stream to `host`.
+    pub(super) fn open(net: Net, host: HostId, addresses: Vec<String>) -> Self {
+        let opening = tokio::spawn(async move { net.open(host, &addresses, Protocol::State).await });
+        Self { since: Instant::now(), stream: AbortOnDropHandle::new(opening) }
+    }
+
+    /// Whether the target still waits for what it is for.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.since.elapsed() < AHEAD_MAX
+    }
+}
+
+/// Sends the records of one migration, on the stream that was opened ahead if there is one. Returns when the target's side
+/// has them all.
 pub(super) async fn send(
+    ahead: Option<Ahead>,
     net: Net,
     host: HostId,
     addresses: Vec<String>,
@@ -57,18 +85,26 @@ pub(super) async fn send(
     tokio::select! {
         biased;
         () = given_up.cancelled() => Err("given up".to_owned()),
-        result = send_all(net, host, addresses, mig, &mut records) => result,
+        result = send_all(ahead, net, host, addresses, mig, &mut records) => result,
     }
 }
 
 async fn send_all(
+    ahead: Option<Ahead>,
     net: Net,
     host: HostId,
     addresses: Vec<String>,
     mig: MigrationId,
     records: &mut mpsc::Receiver<SealedRecord>,
 ) -> Result<(), String> {
-    let stream = net.open(host, &addresses, Protocol::State).await.map_err(|error| describe(&error))?;
+    let opened = match ahead.filter(Ahead::is_fresh) {
+        Some(ahead) => ahead.stream.await.ok().and_then(Result::ok),
+        None => None,
+    };
+    let stream = match opened {
+        Some(stream) => stream,
+        None => net.open(host, &addresses, Protocol::State).await.map_err(|error| describe(&error))?,
+    };
     let mut writer = FrameWriter::new(stream, STATE_FRAME_BYTES_MAX);
     let stalled = |_| "the target takes no bytes".to_owned();
     let begin = StateFrame::Begin(MigrationRef { mig }).to_bytes();
@@ -82,9 +118,14 @@ async fn send_all(
     finished.map_err(|error| describe(&error))
 }
 
+/// An instance that is opened for a state while its source freezes the service; `Err` if it cannot be.
+pub(super) type Opening = JoinHandle<Result<Box<dyn Incoming>, StartError>>;
+
 /// What a receiver is given by the host's owner.
 pub(super) struct Receiving {
     pub(super) job: ReceiveJob,
+    /// The instance that the state is for, if this host has the code.
+    pub(super) opening: Option<Opening>,
     /// The code, if this host has it.
     pub(super) prepared: Option<Prepared>,
     /// The module, if this host has it.
@@ -121,11 +162,15 @@ pub(super) async fn receive(peer: HostId, stream: Stream, happened: mpsc::Sender
         return;
     }
     // Not expected, or from another peer: the owner has counted it.
-    let Ok(receiving) = answer.await else { return };
+    let Ok(mut receiving) = answer.await else { return };
+    let opened = match receiving.opening.take() {
+        Some(opening) => opening.await.ok(),
+        None => None,
+    };
     // The blocking side opens and applies while this side reads on.
     let (records, queue) = mpsc::channel(RECORDS_QUEUED_MAX);
     let reports = happened.clone();
-    let applying = tokio::task::spawn_blocking(move || apply(receiving, queue, &reports));
+    let applying = tokio::task::spawn_blocking(move || apply(receiving, opened, queue, &reports));
     let read = async {
         loop {
             let bytes = match tokio::time::timeout(STALL, reader.read()).await {
@@ -158,12 +203,20 @@ pub(super) async fn receive(peer: HostId, stream: Stream, happened: mpsc::Sender
     let _ = happened.send(Happened::Received { mig, result }).await;
 }
 
+/// Begins to open an instance for the state of `job`. Runs none of its code.
+pub(super) fn open(job: &ReceiveJob, driver: Arc<dyn Driver>, prepared: Prepared, log: LogTail) -> Opening {
+    let salt = Salt(Opener::new(job.key.clone(), job.transcript).salt().0);
+    let launch = launch(job.memory_bytes, log);
+    tokio::task::spawn_blocking(move || driver.receive(&prepared, launch, salt))
+}
+
 fn apply(
     receiving: Receiving,
+    opened: Option<Result<Box<dyn Incoming>, StartError>>,
     mut records: mpsc::Receiver<SealedRecord>,
     happened: &mpsc::Sender<Happened>,
 ) -> Result<Arrived, Reject> {
-    let Receiving { job, prepared, module, driver, log, images, modules } = receiving;
+    let Receiving { job, prepared, module, driver, log, images, modules, opening: _ } = receiving;
     let mut opener = Opener::new(job.key.clone(), job.transcript);
     let salt = opener.salt();
     let held = ImageId::Held(job.ids.mig);
@@ -172,9 +225,10 @@ fn apply(
     let mut image: Option<ImageWriter> = job.durable.then(begin).transpose()?;
     let mut loading =
         Loading { job: &job, driver, log, salt: Salt(salt.0), prepared, module: Vec::new(), sent_module: None };
-    let mut incoming = match &module {
-        Some(module) => Some(loading.open(module)?),
-        None => None,
+    let mut incoming = match (opened, &module) {
+        (Some(opened), _) => Some(opened.map_err(|error| no_room(&error))?),
+        (None, Some(module)) => Some(loading.open(module)?),
+        (None, None) => None,
     };
     // A page may come again in a later round; whoever sends more than that keeps this host busy for nothing.
     let bytes_max = MODULE_BYTES_MAX + 2 * job.memory_bytes + SESSIONS_BYTES_MAX as u64;

@@ -13,6 +13,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
+use wayfare_journal::{Disk, Journal, JournalError, JournalWriter, Opened, Space};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     host::{Event, Host, HostConfig, Identity, Restored, hosted::Stay},
@@ -26,7 +27,6 @@ use wayfare_protocol::{
 
 use crate::{
     clock::Entropy,
-    journal::{Journal, JournalError, JournalWriter, Opened},
     questions::{ANSWER_TIME, Question, Told},
     runtime::{Driver, Instance, LogTail, Prepared},
     words::describe,
@@ -114,7 +114,7 @@ pub enum HostError {
         dir: PathBuf,
     },
     /// The folder of images cannot be used.
-    #[error("the image directory in {} cannot be used", dir.display())]
+    #[error("the image directory in {} cannot be used: see that it belongs to this user, and that the disk has space", dir.display())]
     Images {
         /// The node's directory.
         dir: PathBuf,
@@ -122,7 +122,7 @@ pub enum HostError {
         source: std::io::Error,
     },
     /// The module directory cannot be used.
-    #[error("the module directory in {} cannot be used", dir.display())]
+    #[error("the module directory in {} cannot be used: see that it belongs to this user, and that the disk has space", dir.display())]
     Modules {
         /// The node's directory.
         dir: PathBuf,
@@ -130,11 +130,26 @@ pub enum HostError {
         source: std::io::Error,
     },
     /// The system has no thread left for the journal.
-    #[error("the journal's thread cannot be started")]
+    #[error("the journal's thread cannot be started: raise the limit of processes (ulimit -u), or free memory")]
     Thread(#[source] std::io::Error),
     /// The mesh refused.
     #[error("the mesh cannot be used")]
     Net(#[from] wayfare_net::NetError),
+}
+
+impl HostError {
+    /// Whether the operator has to put something right first: a file, its owner, the disk.
+    pub const fn is_setup(&self) -> bool {
+        match self {
+            Self::Journal { .. }
+            | Self::Entry { .. }
+            | Self::Foreign { .. }
+            | Self::NoJournal { .. }
+            | Self::Images { .. }
+            | Self::Modules { .. } => true,
+            Self::Thread(_) | Self::Net(_) => false,
+        }
+    }
 }
 
 /// What workers and streams report to the owner.
@@ -180,10 +195,10 @@ enum Happened {
         reply: oneshot::Sender<bulk::Receiving>,
     },
     StreamRejected(Reject),
-    /// A measured round trip.
+    /// A measured round trip; `None`: the host did not answer.
     Rtt {
         host: HostId,
-        rtt: Micros,
+        rtt: Option<Micros>,
     },
     Records {
         mig: MigrationId,
@@ -230,7 +245,7 @@ enum Command {
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
     /// The module cannot be a service.
-    #[error("the module cannot be a service: {0}")]
+    #[error("{0}")]
     Module(String),
     /// It cannot be kept.
     #[error("the module cannot be written")]
@@ -330,9 +345,19 @@ impl HostHandle {
 /// # Errors
 /// [`HostError`]; then nothing runs.
 pub fn start(parts: HostParts, tracker: &TaskTracker, shutdown: CancellationToken) -> Result<HostHandle, HostError> {
+    start_on(Box::new(Disk), parts, tracker, shutdown)
+}
+
+/// As [`start`], with the journal's space from `space`.
+fn start_on(
+    space: Box<dyn Space>,
+    parts: HostParts,
+    tracker: &TaskTracker,
+    shutdown: CancellationToken,
+) -> Result<HostHandle, HostError> {
     let dir = parts.dir.clone();
     let journal_error = |source| HostError::Journal { dir: dir.clone(), source };
-    let Opened { journal, entries, torn } = Journal::open(&dir.join("journal")).map_err(journal_error)?;
+    let Opened { journal, entries, torn } = Journal::open_on(&dir.join("journal"), space).map_err(journal_error)?;
     if let Some(torn) = torn {
         warn!(at = torn.at, bytes = torn.bytes, "the journal's end was cut by a crash: nothing promised was lost");
     }

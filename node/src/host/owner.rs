@@ -12,6 +12,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
+use wayfare_journal::{JournalWriter, Synced};
 use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol, Watched};
 use wayfare_protocol::{
     advert::{Gossip, Verdict},
@@ -19,7 +20,7 @@ use wayfare_protocol::{
     host::{CaptureJob, Effect, Entry, Event, HeldJob, Host, ImageId, ReceiveJob, RestoreJob, hosted::Stay},
     ids::{Digest, HostId, MigrationId, RegistryId, ServiceId},
     limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX, SERVICES_MAX},
-    migration::messages::RegistryFrame,
+    migration::messages::{MigrateFrame, RegistryFrame, RequestFrame},
     reject::Reject,
     time::Micros,
     trust::TrustBundle,
@@ -35,8 +36,7 @@ use super::{
 };
 use crate::{
     clock::{Entropy, entropy, now},
-    journal::{JournalWriter, Synced},
-    mesh::{meet, newer, unsent},
+    mesh::{advertisable, meet, newer, unsent},
     questions::Questions,
     runtime::{Driver, Prepared},
     words::describe,
@@ -68,6 +68,8 @@ struct Leaving {
 /// What a target keeps of an arrival while its state comes in.
 struct Landing {
     job: ReceiveJob,
+    /// The instance that it is for, if the code is here.
+    opening: Option<bulk::Opening>,
     /// A state stream is being read: no second one is.
     receiving: bool,
 }
@@ -89,6 +91,7 @@ pub(super) struct Owner {
     bundle: TrustBundle,
     net: Net,
     net_events: mpsc::Receiver<NetEvent>,
+    addresses: Option<watch::Receiver<Vec<String>>>,
     migrate: Pool,
     requests: Pool,
     registry: Pool,
@@ -106,6 +109,8 @@ pub(super) struct Owner {
     /// Compiled code of the modules that were run or received here.
     prepared: BTreeMap<Digest, Prepared>,
     workers: BTreeMap<Stay, Worker>,
+    /// State streams that are opened while targets ask the Registry.
+    ahead: HashMap<MigrationId, bulk::Ahead>,
     leaving: HashMap<MigrationId, Leaving>,
     landing: HashMap<MigrationId, Landing>,
     /// Instances that are ready, and run nothing before their attempt is decided.
@@ -130,7 +135,9 @@ impl Owner {
         let home = parts.identity.registry;
         let HostParts { bundle, net, net_events, advertised, driver, witness, .. } = parts;
         let Kept { journal, modules, images, logs } = kept;
-        host.set_addresses(if advertised.is_empty() { net.listen_addresses() } else { advertised });
+        // Configured addresses stay; others follow the interfaces.
+        let addresses = advertised.is_empty().then(|| net.watch_addresses());
+        host.set_addresses(if advertised.is_empty() { advertisable(net.listen_addresses()) } else { advertised });
         modules.digests().for_each(|digest| host.handle_module(digest));
         let pool = |protocol, cap| Pool::new(net.clone(), protocol, cap, tracker.clone(), shutdown.child_token());
         let (migrate, migrate_events) = pool(Protocol::Migrate, FRAME_BYTES_MAX);
@@ -155,6 +162,7 @@ impl Owner {
             bundle,
             net,
             net_events,
+            addresses,
             migrate,
             requests,
             registry,
@@ -170,6 +178,7 @@ impl Owner {
             images,
             prepared: BTreeMap::new(),
             workers: BTreeMap::new(),
+            ahead: HashMap::new(),
             leaving: HashMap::new(),
             landing: HashMap::new(),
             arrived: HashMap::new(),
@@ -238,7 +247,14 @@ impl Owner {
                     self.tracker.spawn(bulk::receive(peer, stream, self.happened.clone()));
                 }
                 Some(event) = self.net_events.recv() => self.handle_net_event(event),
-                _ = probes.tick() => self.probe(),
+                Some(addresses) = changed(&mut self.addresses) => {
+                    info!(?addresses, "this node's addresses have changed");
+                    self.host.set_addresses(advertisable(addresses));
+                }
+                _ = probes.tick() => {
+                    self.ahead.retain(|_, ahead| ahead.is_fresh());
+                    self.probe();
+                }
                 () = tokio::time::sleep(sleep) => {}
             }
         }
@@ -281,6 +297,9 @@ impl Owner {
                 Effect::ToRegistry(registry, frame) => self.tell_registry(registry, &frame),
                 Effect::ToPeer { host, addresses, frame } => {
                     debug!(peer = %format!("{host:#}"), message = frame.name(), "send");
+                    if let MigrateFrame::Request(request) = &frame {
+                        self.open_ahead(request, host, &addresses);
+                    }
                     self.watched.send(frame.name(), || self.migrate.send(host, &addresses, frame.to_bytes().into()));
                 }
                 Effect::ToGateway(gateway, frame) => self.answer_gateway(gateway, &frame),
@@ -440,19 +459,32 @@ impl Owner {
         let module = self.modules.get(&job.code);
         let (records, queue) = mpsc::channel(bulk::RECORDS_QUEUED_MAX);
         let (net, happened) = (self.net.clone(), self.happened.clone());
-        let given_up = self.shutdown.child_token();
+        let (ahead, given_up) = (self.ahead.remove(&mig), self.shutdown.child_token());
         self.watched.sending(RECORDS);
         self.leaving.insert(mig, Leaving { stay, given_up: given_up.clone(), captured: None, sent: false });
         self.tracker.spawn(async move {
-            let result = bulk::send(net, host, addresses, mig, queue, given_up).await;
+            let result = bulk::send(ahead, net, host, addresses, mig, queue, given_up).await;
             let _ = happened.send(Happened::Sent { mig, result }).await;
         });
         self.task(stay, Task::Capture { job: Box::new(job), module, records });
     }
 
+    /// Opens the stream for the state while the target and the Registry do their part.
+    fn open_ahead(&mut self, request: &RequestFrame, host: HostId, addresses: &[String]) {
+        let Ok(request) = request.request.unverified() else { return };
+        self.ahead.retain(|_, ahead| ahead.is_fresh());
+        if self.ahead.len() < SERVICES_MAX {
+            self.ahead.insert(request.ids.mig, bulk::Ahead::open(self.net.clone(), host, addresses.to_vec()));
+        }
+    }
+
     fn receive(&mut self, job: ReceiveJob) {
         if self.landing.len() < SERVICES_MAX {
-            self.landing.insert(job.ids.mig, Landing { job, receiving: false });
+            // While the source freezes the service and sends its state, what that goes into is made.
+            let prepared = self.prepared.get(&job.code).filter(|_| !job.needs_module).cloned();
+            let log = self.logs.of(job.ids.service);
+            let opening = prepared.map(|prepared| bulk::open(&job, Arc::clone(&self.driver), prepared, log));
+            self.landing.insert(job.ids.mig, Landing { job, opening, receiving: false });
         }
     }
 
@@ -565,7 +597,8 @@ impl Owner {
             }
             Happened::StateStream { peer, mig, reply } => self.handle_state_stream(peer, mig, reply),
             Happened::StreamRejected(reject) => self.host.count_reject(reject),
-            Happened::Rtt { host, rtt } => self.host.record_rtt(now(), host, rtt),
+            Happened::Rtt { host, rtt: Some(rtt) } => self.host.record_rtt(now(), host, rtt),
+            Happened::Rtt { host, rtt: None } => self.host.record_loss(now(), host),
             Happened::Records { mig, next } => self.host.handle_records(now(), mig, next),
             Happened::Received { mig, result } => self.handle_received(mig, result),
         }
@@ -598,6 +631,7 @@ impl Owner {
         }
         let job = landing.job.clone();
         let receiving = bulk::Receiving {
+            opening: landing.opening.take(),
             prepared: self.prepared.get(&job.code).cloned(),
             module: self.modules.get(&job.code),
             driver: Arc::clone(&self.driver),
@@ -730,10 +764,9 @@ impl Owner {
         let (net, happened) = (self.net.clone(), self.happened.clone());
         self.tracker.spawn(async move {
             // Who does not answer is asked again some time.
-            if let Ok(rtt) = net.probe(host, &addresses).await {
-                let rtt = Micros(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
-                let _ = happened.send(Happened::Rtt { host, rtt }).await;
-            }
+            let rtt = net.probe(host, &addresses).await.ok();
+            let rtt = rtt.map(|rtt| Micros(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)));
+            let _ = happened.send(Happened::Rtt { host, rtt }).await;
         });
     }
 
@@ -752,5 +785,16 @@ impl Owner {
             NetEvent::PeerDisconnected(_) => {}
             NetEvent::Incompatible(_) => self.host.count_reject(Reject::NoCommonVersion),
         }
+    }
+}
+
+/// The new addresses, once they change; never, if they do not.
+async fn changed(addresses: &mut Option<watch::Receiver<Vec<String>>>) -> Option<Vec<String>> {
+    match addresses {
+        Some(watched) => {
+            watched.changed().await.ok()?;
+            Some(watched.borrow_and_update().clone())
+        }
+        None => std::future::pending().await,
     }
 }

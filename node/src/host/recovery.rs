@@ -4,10 +4,14 @@ use tracing::info;
 use wayfare_protocol::host::{Entry, Host};
 
 use super::{HostError, HostParts};
-use crate::{clock::now, journal};
+use crate::clock::now;
 
 /// The machine as the journal remembers it. Its effects say what there is to rebuild.
-pub(super) fn machine(parts: &HostParts, entries: Vec<journal::Entry>, last_seq: u64) -> Result<Host, HostError> {
+pub(super) fn machine(
+    parts: &HostParts,
+    entries: Vec<wayfare_journal::Entry>,
+    last_seq: u64,
+) -> Result<Host, HostError> {
     let (dir, count) = (&parts.dir, entries.len());
     let mut decoded = Vec::with_capacity(count);
     for (seq, payload) in entries {

@@ -3,7 +3,7 @@
 //! A crash here ends all tasks of a host wherever they are, without a word to anybody, as a killed process would.
 
 use std::{
-    fs,
+    fs, io,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -20,6 +20,7 @@ use tokio::{
     net::TcpStream,
     runtime::Runtime,
 };
+use wayfare_journal::{Disk, JournalError, Space};
 use wayfare_net::{DirectConnector, NetConfig, NetError};
 use wayfare_protocol::{
     gateway::GatewayConfig,
@@ -138,6 +139,7 @@ impl World {
             dir: dir.path().to_owned(),
             config,
             forget_lost: false,
+            disk: Crowded::default(),
             run: None,
         };
         node.start().await;
@@ -191,6 +193,20 @@ impl Drop for World {
     }
 }
 
+/// A disk that others fill and empty.
+#[derive(Clone, Debug, Default)]
+struct Crowded(Arc<AtomicBool>);
+
+impl Space for Crowded {
+    fn reserve(&self, path: &Path, file: &fs::File, end: u64) -> io::Result<bool> {
+        if self.0.load(Ordering::SeqCst) {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            Disk.reserve(path, file, end)
+        }
+    }
+}
+
 struct Node {
     secret: Secret,
     certificate: Signed<Certificate>,
@@ -201,6 +217,7 @@ struct Node {
     dir: PathBuf,
     config: HostConfig,
     forget_lost: bool,
+    disk: Crowded,
     run: Option<(Runtime, HostHandle)>,
 }
 
@@ -234,7 +251,7 @@ impl Node {
             .unwrap();
         let identity = Identity { secret: self.secret.clone(), registry: self.registry, certificate };
         let (config, bundle, dir) = (self.config.clone(), self.bundle.clone(), self.dir.clone());
-        let forget_lost = self.forget_lost;
+        let (forget_lost, disk) = (self.forget_lost, self.disk.clone());
         let started = runtime.spawn(async move {
             let stop = CancellationToken::new();
             let (net, net_events) = Net::start(net_config, stop.clone()).await?;
@@ -252,7 +269,7 @@ impl Node {
                 forget_lost,
                 witness: None,
             };
-            let handle = start(parts, &TaskTracker::new(), stop.clone())?;
+            let handle = start_on(Box::new(disk), parts, &TaskTracker::new(), stop.clone())?;
             // For as long as the runtime lives.
             std::mem::forget(stop);
             Ok::<_, HostError>(handle)
@@ -618,8 +635,7 @@ async fn a_full_disk_takes_nothing_new_and_lets_services_leave() {
     let gateway = world.gateway("kv").await;
     let service = full.deploy(&world, Durability::Log).await;
     assert_eq!(gateway.count().await, 1);
-    let journal = full.dir.join("journal");
-    crate::journal::tests::fill_disk(&journal, true);
+    full.disk.0.store(true, Ordering::SeqCst);
     // Noticed when the reserve is to be renewed: a few MiB later.
     let value = vec![b'v'; (1 << 20) - 1];
     let writes = async {
@@ -633,17 +649,16 @@ async fn a_full_disk_takes_nothing_new_and_lets_services_leave() {
         assert!(matches!(refused, Err(DeployError::Refused(Reject::NoResources))), "{refused:?}");
         // Renewals, too, go on.
         assert_eq!(full.view().await.unwrap().state, "serving");
-        crate::journal::tests::fill_disk(&journal, false);
+        full.disk.0.store(false, Ordering::SeqCst);
     };
     // Once there is space again, the gateway's requests that were refused are executed.
     within("writes", async { tokio::join!(writes, watch) }).await;
-    crate::journal::tests::fill_disk(&journal, true);
+    full.disk.0.store(true, Ordering::SeqCst);
     assert_eq!(gateway.count().await, 2);
     // What is there can leave; nothing can come.
     move_to(&full, &other, service).await;
     other.until_state("serving").await;
     assert_eq!(gateway.count().await, 3);
-    crate::journal::tests::fill_disk(&journal, false);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

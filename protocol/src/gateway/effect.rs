@@ -186,6 +186,7 @@ pub enum Entry {
         /// When it first came.
         at: Timestamp,
         /// An HTTP/1.1 message.
+        #[serde(with = "crate::wire::bytes")]
         request: Vec<u8>,
     },
     /// The response to the request under a key.
@@ -197,6 +198,7 @@ pub enum Entry {
         /// Of the request.
         hash: Digest,
         /// An HTTP/1.1 message.
+        #[serde(with = "crate::wire::bytes")]
         response: Vec<u8>,
     },
     /// Nobody will know whether the request under a key was executed.

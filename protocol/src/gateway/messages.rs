@@ -63,6 +63,7 @@ pub struct Call {
     /// All below this have been answered to the client: the host may forget them.
     pub acked_below: u64,
     /// An HTTP/1.1 message.
+    #[serde(with = "crate::wire::bytes")]
     pub request: Vec<u8>,
 }
 
@@ -76,6 +77,7 @@ pub struct Reply {
     /// The request's number.
     pub sequence: u64,
     /// An HTTP/1.1 message.
+    #[serde(with = "crate::wire::bytes")]
     pub response: Vec<u8>,
 }
 

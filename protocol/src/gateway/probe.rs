@@ -1,6 +1,6 @@
 //! Round trips: which hosts to measure, what to make of it, whom to tell.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{
     effect::Effect,
@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     ids::HostId,
-    latency::{Coordinate, RttFilter, Vivaldi},
-    limits::{ADVERTS_MAX, REPORT_ENTRIES_MAX},
+    latency::{Coordinate, Measured, Measurements, Vivaldi},
+    limits::REPORT_ENTRIES_MAX,
     reject::Guards,
     suite::Suite,
     time::{Instant, Micros, Now},
@@ -25,38 +25,40 @@ pub const PROBE_EXPLORE: usize = 4;
 /// What a gateway measured.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Probe {
-    filters: BTreeMap<HostId, RttFilter>,
+    measurements: Measurements,
     vivaldi: Vivaldi,
     reported: Instant,
 }
 
 impl Probe {
     pub(super) fn new(me: HostId) -> Self {
-        Self { filters: BTreeMap::new(), vivaldi: Vivaldi::new(me), reported: Instant::default() }
+        Self { measurements: Measurements::default(), vivaldi: Vivaldi::new(me), reported: Instant::default() }
     }
 }
 
 impl<S: Suite, G: Guards> Gateway<S, G> {
     /// Takes a measured round trip to `host`.
     pub fn record_rtt(&mut self, now: Now, host: HostId, rtt: Micros) {
-        let filters = &mut self.probe.filters;
-        if filters.len() >= ADVERTS_MAX && !filters.contains_key(&host) {
-            // The one measured longest ago makes room.
-            let oldest = filters.iter().max_by_key(|(_, filter)| filter.age(now.mono)).map(|(host, _)| *host);
-            if let Some(oldest) = oldest {
-                filters.remove(&oldest);
-            }
-        }
-        filters.entry(host).or_default().record(now.mono, rtt);
+        self.probe.measurements.record(now.mono, host, rtt);
         if let Some(entry) = self.adverts.get(now.wall, host) {
             // An advert with an impossible coordinate is of no use here, and does no harm.
             let _ = self.probe.vivaldi.update(host, &entry.advert.coordinate, rtt);
         }
     }
 
+    /// A measurement of `host` failed: it did not answer.
+    pub fn record_loss(&mut self, now: Now, host: HostId) {
+        self.probe.measurements.record_loss(now.mono, host);
+    }
+
     /// The filtered round trip to `host`, if it is fresh.
     pub fn rtt(&self, now: Now, host: HostId) -> Option<Micros> {
-        self.probe.filters.get(&host)?.fresh(now.mono)
+        self.probe.measurements.fresh(now.mono, host)
+    }
+
+    /// What this gateway measured lately, by host.
+    pub fn measurements(&self, now: Now) -> impl Iterator<Item = Measured> + '_ {
+        self.probe.measurements.iter(now.mono)
     }
 
     /// Where this gateway is in latency space.
@@ -87,9 +89,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
             .collect();
         nearest.sort_unstable();
         let rest = nearest.split_off(nearest.len().min(PROBE_NEAREST));
-        let age = |host: &HostId| {
-            self.probe.filters.get(host).and_then(|filter| filter.age(now.mono)).unwrap_or(Micros(u64::MAX))
-        };
+        let age = |host: &HostId| self.probe.measurements.age(now.mono, *host).unwrap_or(Micros(u64::MAX));
         let mut longest: Vec<(Micros, HostId)> = rest.into_iter().map(|(_, host)| (age(&host), host)).collect();
         longest.sort_unstable_by(|a, b| b.cmp(a));
         for (_, host) in nearest.into_iter().chain(longest.into_iter().take(PROBE_EXPLORE)) {
@@ -112,12 +112,9 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
             return;
         }
         self.probe.reported = now.mono;
-        let mut fresh: Vec<(Micros, HostId, Micros)> = self
-            .probe
-            .filters
-            .iter()
-            .filter_map(|(host, filter)| Some((filter.fresh(now.mono)?, *host, filter.age(now.mono)?)))
-            .collect();
+        let measured = self.measurements(now).filter(|measured| measured.is_fresh);
+        let mut fresh: Vec<(Micros, HostId, Micros)> =
+            measured.map(|Measured { host, rtt, age, .. }| (rtt, host, age)).collect();
         fresh.sort_unstable();
         let client = self.client();
         for route in self.routes.values_mut() {

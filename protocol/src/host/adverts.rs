@@ -91,10 +91,16 @@ impl<S: Suite, G: Guards> Host<S, G> {
 
     /// Takes a measured round trip to `host`. What that host says of itself counts only as far as Vivaldi goes.
     pub fn record_rtt(&mut self, now: Now, host: HostId, rtt: Micros) {
+        self.measurements.record(now.mono, host, rtt);
         if let Some(known) = self.adverts.get(now.wall, host) {
             // An advert with an impossible coordinate is of no use here, and does no harm.
             let _ = self.vivaldi.update(host, &known.advert.coordinate, rtt);
         }
+    }
+
+    /// A measurement of `host` failed: it did not answer.
+    pub fn record_loss(&mut self, now: Now, host: HostId) {
+        self.measurements.record_loss(now.mono, host);
     }
 
     /// Where this host is in latency space.

@@ -54,9 +54,10 @@ pub struct DrainView {
 }
 
 impl<S: Suite, G: Guards> Host<S, G> {
-    /// Takes no more services, and moves all away that are here.
+    /// Takes no more services, and moves all away that are here. Failed moves of the past keep no cloud out.
     pub fn start_drain(&mut self) {
         self.set_cordoned(true);
+        self.services.values_mut().for_each(|hosted| hosted.placer.forgive());
         self.draining = Some(Instant::default());
     }
 

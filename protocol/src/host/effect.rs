@@ -193,8 +193,10 @@ pub struct Logged {
     /// The client's mark when it was admitted.
     pub acked_below: u64,
     /// An HTTP/1.1 message.
+    #[serde(with = "crate::wire::bytes")]
     pub request: Vec<u8>,
     /// What it read of the outside, as the driver recorded it.
+    #[serde(with = "crate::wire::bytes")]
     pub inputs: Vec<u8>,
 }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::{
     advert::AdvertStore,
     ids::{ClientId, Digest, HostId, MigrationId, RegistryId, ServiceId},
-    latency::Vivaldi,
+    latency::{Measurements, Vivaldi},
     limits::FINISHED_MAX,
     manifest::Resources,
     migration::trace::Trace,
@@ -95,6 +95,8 @@ pub struct Host<S: Suite = Dalek, G: Guards = Strict> {
     bundle: TrustBundle,
     adverts: AdvertStore,
     vivaldi: Vivaldi,
+    /// Of other clouds.
+    measurements: Measurements,
     /// Hashes of this host's own adverts, with their expiry: 3 may rest on any of them.
     own_adverts: VecDeque<(Digest, Timestamp)>,
     addresses: Vec<String>,
@@ -136,6 +138,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     pub fn new(identity: Identity, config: HostConfig, bundle: TrustBundle, last_seq: u64) -> Self {
         Self {
             vivaldi: Vivaldi::new(identity.me()),
+            measurements: Measurements::default(),
             identity,
             config,
             bundle,

@@ -8,6 +8,8 @@ use super::{
 };
 use crate::{
     ids::{HostId, ServiceId},
+    latency::Measured,
+    limits::{RTT_FRESH, RTT_SHOWN},
     manifest::Resources,
     migration::trace::Trace,
     placement::Decision,
@@ -56,12 +58,12 @@ pub struct ServiceView {
     pub durability: String,
 }
 
-/// A measured round trip from a service's clients to a host.
+/// A measured round trip: from a service's client to a host, as its gateway reported; or from this host to another.
 #[derive(Clone, Debug, Serialize)]
 pub struct RttView {
-    /// The service's name.
+    /// The service's name; empty if this host measured.
     pub service: String,
-    /// Who measured: the client's short identifier.
+    /// Who measured: the client's short identifier; empty if this host did.
     pub client: String,
     /// The measured cloud's name, or its identifier if it does not advertise.
     pub cloud: String,
@@ -71,6 +73,10 @@ pub struct RttView {
     pub rtt_ms: f64,
     /// Since the measurement, s.
     pub age_s: f64,
+    /// Whether it is too old to be decided on.
+    pub stale: bool,
+    /// Pings that were answered, and that were not; `None` if another node counted them.
+    pub answered_and_lost: Option<(u64, u64)>,
     /// Whether the service is there now.
     pub here: bool,
 }
@@ -202,10 +208,26 @@ impl<S: Suite, G: Guards> Host<S, G> {
                     host: host.to_string(),
                     rtt_ms: rtt.as_millis_f64(),
                     age_s: age.as_secs_f64(),
+                    stale: age > RTT_FRESH,
+                    answered_and_lost: None,
                     here: host == self.me(),
                 });
             }
         }
+        views.retain(|view| view.age_s <= RTT_SHOWN.as_secs_f64());
+        views.extend(self.measurements.iter(now.mono).map(|Measured { host, rtt, age, is_fresh, answered, lost }| {
+            RttView {
+                service: String::new(),
+                client: String::new(),
+                cloud: self.host_name(now, host),
+                host: host.to_string(),
+                rtt_ms: rtt.as_millis_f64(),
+                age_s: age.as_secs_f64(),
+                stale: !is_fresh,
+                answered_and_lost: Some((answered, lost)),
+                here: false,
+            }
+        }));
         views
     }
 

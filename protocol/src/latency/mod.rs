@@ -1,6 +1,6 @@
 //! Round trips: how raw measurements become a figure to decide on, and network coordinates.
 //!
-//! [`RttFilter`] turns the pings of one host into one figure; [`Vivaldi`] places this node in latency space, so that hosts
+//! [`RttFilter`] turns the pings of one host into one figure, [`Measurements`] keeps those of many; [`Vivaldi`] places this node in latency space, so that hosts
 //! never pinged can be ranked. Figures and sources: `reference/latency.md`.
 
 use serde::{Deserialize, Serialize};
@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::time::Micros;
 
 mod filter;
+mod measured;
 mod vivaldi;
 
 pub use filter::RttFilter;
+pub use measured::{Measured, Measurements};
 pub use vivaldi::Vivaldi;
 
 /// Two round trips that differ by less are equally good: below it, the jitter of an access link decides which is smaller.

@@ -215,6 +215,11 @@ impl Placer {
         self.failures.insert(host, Failure { until: now + pause, pause });
     }
 
+    /// Failed moves of the past count no more.
+    pub fn forgive(&mut self) {
+        self.failures.clear();
+    }
+
     /// How much longer `host` is left alone; `None` if it is not.
     pub(super) fn failed_for(&self, now: Instant, host: HostId) -> Option<Micros> {
         self.failures.get(&host).map(|failure| failure.until.since(now)).filter(|rest| *rest > Micros::ZERO)

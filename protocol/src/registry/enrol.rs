@@ -136,6 +136,12 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             .map(|host| Enrolment { certificate: &host.certificate, revoked: self.is_revoked(host.certificate.host) })
     }
 
+    /// Where hosts said that they are reached, of those that may be.
+    pub fn whereabouts(&self) -> impl Iterator<Item = (HostId, &[String])> {
+        let known = self.tables.hosts.iter().filter(|host| !host.addresses.is_empty());
+        known.map(|host| (host.certificate.host, &host.addresses[..])).filter(|(host, _)| !self.is_revoked(*host))
+    }
+
     /// Join tokens that wait for their use.
     pub fn tokens(&self) -> impl Iterator<Item = &TokenRecord> {
         self.tables.tokens.iter()

@@ -38,6 +38,7 @@ struct SessionHeader {
 struct KeptItem {
     sequence: u64,
     hash: Digest,
+    #[serde(with = "crate::wire::bytes")]
     response: Vec<u8>,
 }
 

@@ -59,6 +59,7 @@ fn signing_input(label: &str, registry: RegistryId, receiver: Receiver, bytes: &
 #[derive(Serialize, Deserialize)]
 #[serde(bound = "")]
 pub struct Signed<T> {
+    #[serde(with = "crate::wire::bytes")]
     bytes: Vec<u8>,
     signature: Signature,
     #[serde(skip)]

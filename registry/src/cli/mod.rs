@@ -7,7 +7,7 @@ mod output;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use wayfare_net::{DirectConnector, Witness};
@@ -81,9 +81,9 @@ enum Command {
         /// What people call this registry.
         #[arg(long, default_value = "registry")]
         name: String,
-        /// Where it will listen: HOST:PORT, or a multiaddr such as /ip4/0.0.0.0/tcp/4730.
+        /// Where it will listen: HOST:PORT (by TCP and QUIC), or a multiaddr such as /ip4/0.0.0.0/tcp/4730.
         #[arg(long, default_value = "127.0.0.1:4730", value_name = "ADDR", value_parser = parse_listen)]
-        listen: String,
+        listen: Listen,
     },
     /// Run the registry until it is interrupted.
     #[command(after_help = "Examples:
@@ -179,6 +179,14 @@ Lost with the records are revocations since the backup (repeat them), join token
         #[arg(long)]
         force: bool,
     },
+    /// Print what completes this command's words in a shell.
+    #[command(after_help = "Examples:
+  wayfare-registry completions bash > ~/.local/share/bash-completion/completions/wayfare-registry
+  wayfare-registry completions fish > ~/.config/fish/completions/wayfare-registry.fish")]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Runs the command line `arguments`, the first of which is the program's name.
@@ -218,7 +226,7 @@ fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Resul
     match command {
         Command::Init { common, name, listen } => {
             let dir = StateDir::new(&common.dir);
-            let anchor = dir.init(&name, &listen)?;
+            let anchor = dir.init(&name, &listen.0)?;
             let status = Status::new(&name, &anchor);
             output::initialised(&dir, &status, common.json)
         }
@@ -250,6 +258,7 @@ fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Resul
             let made = runtime.block_on(make_backup(&common, file, force))?;
             output::backed_up(&made, common.json)
         }
+        Command::Completions { shell } => output::completions(shell, &mut Cli::command()),
         Command::Restore { common, file, force } => {
             let restored = backup::restore(&StateDir::new(&common.dir), &file, force)?;
             output::restored(&restored, &common.dir, common.json)
@@ -302,16 +311,23 @@ async fn interrupted() -> std::io::Result<()> {
     }
 }
 
-/// `HOST:PORT` with a numeric host, or a multiaddr as it is.
-fn parse_listen(text: &str) -> Result<String, String> {
+/// Where to listen, as multiaddrs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Listen(Vec<String>);
+
+/// `HOST:PORT` with a numeric host, by TCP and QUIC; or a multiaddr as it is.
+fn parse_listen(text: &str) -> Result<Listen, String> {
     if text.starts_with('/') {
-        return Ok(text.to_owned());
+        return Ok(Listen(vec![text.to_owned()]));
     }
-    match text.parse() {
-        Ok(std::net::SocketAddr::V4(address)) => Ok(format!("/ip4/{}/tcp/{}", address.ip(), address.port())),
-        Ok(std::net::SocketAddr::V6(address)) => Ok(format!("/ip6/{}/tcp/{}", address.ip(), address.port())),
-        Err(_) => Err("expected an address such as 127.0.0.1:4730, [::1]:4730 or /ip4/127.0.0.1/tcp/4730".to_owned()),
-    }
+    let tcp = match text.parse() {
+        Ok(std::net::SocketAddr::V4(address)) => format!("/ip4/{}/tcp/{}", address.ip(), address.port()),
+        Ok(std::net::SocketAddr::V6(address)) => format!("/ip6/{}/tcp/{}", address.ip(), address.port()),
+        Err(_) => {
+            return Err("expected an address such as 127.0.0.1:4730, [::1]:4730 or /ip4/127.0.0.1/tcp/4730".to_owned());
+        }
+    };
+    Ok(Listen(wayfare_net::with_quic(&tcp)))
 }
 
 fn parse_ttl(text: &str) -> Result<Duration, String> {
@@ -353,9 +369,10 @@ mod tests {
         {
             assert!(parse_ttl(bad).is_err(), "{bad}");
         }
-        assert_eq!(parse_listen("127.0.0.1:4730").as_deref(), Ok("/ip4/127.0.0.1/tcp/4730"));
-        assert_eq!(parse_listen("[::1]:1").as_deref(), Ok("/ip6/::1/tcp/1"));
-        assert_eq!(parse_listen("/dns/x/tcp/1").as_deref(), Ok("/dns/x/tcp/1"));
+        let parsed = |text: &str| parse_listen(text).unwrap().0;
+        assert_eq!(parsed("127.0.0.1:4730"), ["/ip4/127.0.0.1/tcp/4730", "/ip4/127.0.0.1/udp/4730/quic-v1"]);
+        assert_eq!(parsed("[::1]:1"), ["/ip6/::1/tcp/1", "/ip6/::1/udp/1/quic-v1"]);
+        assert_eq!(parsed("/dns/x/tcp/1"), ["/dns/x/tcp/1"]);
         assert!(parse_listen("localhost").is_err());
     }
 }

@@ -24,6 +24,13 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&serde_json::to_string(value).context("cannot make JSON")?)
 }
 
+/// What completes the words of `command` in a shell.
+pub(super) fn completions(shell: clap_complete::Shell, command: &mut clap::Command) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, command, "wayfare-registry", &mut script);
+    print(String::from_utf8_lossy(&script).trim_end())
+}
+
 /// Columns as wide as their widest cell, two spaces apart, the last one ragged.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();

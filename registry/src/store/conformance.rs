@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use wayfare_protocol::registry::{StoreOp, Table};
 
-use super::{MemoryStore, RedbStore, Row, Store};
+use super::{LogStore, MemoryStore, RedbStore, Row, Store};
 
 fn put(table: Table, key: &[u8], value: &[u8]) -> StoreOp {
     StoreOp { table, key: key.to_vec(), value: Some(value.to_vec()) }
@@ -81,6 +81,12 @@ fn suite(mut open: impl FnMut() -> Box<dyn Store>) {
 fn memory() {
     let store = MemoryStore::default();
     suite(|| Box::new(store.clone()));
+}
+
+#[test]
+fn log() {
+    let dir = tempfile::tempdir().unwrap();
+    suite(|| Box::new(LogStore::open(&dir.path().join("registry.journal")).unwrap()));
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Where decisions are kept. A [`Store`] takes changes and has them on disk when it says so; every implementation
-//! passes the one suite in `conformance.rs`.
+//! passes the one suite in `conformance.rs`. [`LogStore`] is what a Registry runs on; [`RedbStore`] reads the records and
+//! backups of earlier versions.
 
 #[cfg(test)]
 mod conformance;
+mod log;
 mod memory;
 mod redb;
 
-pub use self::{memory::MemoryStore, redb::RedbStore};
+pub use self::{log::LogStore, memory::MemoryStore, redb::RedbStore};
 
 use std::path::PathBuf;
 
@@ -30,6 +32,9 @@ pub trait Store: Send + 'static {
     fn commit(&mut self, changes: &[StoreOp]) -> Result<(), StoreError>;
 }
 
+/// What is behind a [`StoreError`].
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -46,9 +51,9 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: ::redb::Error,
+        source: Cause,
     },
     /// It cannot be read or written.
     #[error("the store failed: check the disk's space and health; the registry stops, so that it promises nothing")]
-    Failed(#[source] ::redb::Error),
+    Failed(#[source] Cause),
 }

@@ -9,11 +9,6 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use bytes::Bytes;
-use futures::future::try_join_all;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, client::conn::http1};
-use hyper_util::rt::TokioIo;
 use wayfare_net::{CancellationToken, DirectConnector};
 use wayfare_node::{
     node::{self, NodeOptions},
@@ -21,7 +16,7 @@ use wayfare_node::{
 };
 use wayfare_protocol::{host::Event, manifest::Durability, placement::Policy, trust::Role};
 
-use super::{Report, Row, floor::sync_us, quantile};
+use super::{Report, Row, floor::sync_us, load};
 use crate::{
     client::probe,
     mesh::{Joining, Member, Mesh, Records},
@@ -96,11 +91,10 @@ async fn measure(
         if progress {
             eprintln!("  {connections} connections, {} s each", length.as_secs_f64());
         }
-        let mut without = load(memory, connections, length).await?;
-        let mut with = load(log, connections, length).await?;
-        logged += with.times_us.len() as u64;
-        let median = |load: &mut Load| quantile(&mut load.times_us, 0.5).unwrap_or_default();
-        let (fast, slow) = (median(&mut without), median(&mut with));
+        let mut without = load::run(memory, connections, length).await?;
+        let mut with = load::run(log, connections, length).await?;
+        logged += with.answered();
+        let (fast, slow) = (without.quantile_us(0.5), with.quantile_us(0.5));
         let row = |what: &str, level: Durability, value: f64, unit: &str| {
             Row::new(format!("durability.{what}"), value, unit)
                 .param("durability", name(level))
@@ -125,49 +119,6 @@ async fn measure(
         });
     }
     Ok(logged)
-}
-
-/// What a number of connections got in a while.
-struct Load {
-    times_us: Vec<f64>,
-    took: Duration,
-}
-
-impl Load {
-    fn per_s(&self) -> f64 {
-        self.times_us.len() as f64 / self.took.as_secs_f64()
-    }
-}
-
-async fn load(gateway: SocketAddr, connections: usize, length: Duration) -> anyhow::Result<Load> {
-    let begun = Instant::now();
-    let asking = (0..connections).map(|_| tokio::spawn(ask(gateway, begun + length)));
-    let answered = try_join_all(asking).await?.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Load { times_us: answered.into_iter().flatten().collect(), took: begun.elapsed() })
-}
-
-/// One connection: increments until `end`, and how long each took, µs.
-async fn ask(gateway: SocketAddr, end: Instant) -> anyhow::Result<Vec<f64>> {
-    let stream = tokio::net::TcpStream::connect(gateway).await?;
-    stream.set_nodelay(true)?;
-    let (mut sender, connection) = http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await?;
-    let driving = tokio::spawn(connection);
-    let mut times = Vec::new();
-    while Instant::now() < end {
-        let begun = Instant::now();
-        sender.ready().await?;
-        let request = Request::post("/count").header(hyper::header::HOST, "service").body(Empty::new())?;
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        response.into_body().collect().await?;
-        if !status.is_success() {
-            bail!("a request failed: {status}");
-        }
-        times.push(begun.elapsed().as_secs_f64() * 1e6);
-    }
-    drop(sender);
-    driving.abort();
-    Ok(times)
 }
 
 /// Stops the host with the log and starts it again on its directory: until it serves as before.

@@ -14,7 +14,7 @@ use wayfare_protocol::{
 };
 
 use super::{
-    Memory, Report, Row,
+    Report, Row,
     floor::{COUNTS, Floor},
     quantile,
 };
@@ -33,8 +33,6 @@ const FLOOR_ROUNDS: usize = 301;
 const MOVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long adverts may take to arrive.
 const MEET_TIMEOUT: Duration = Duration::from_secs(20);
-/// Peers of the node whose memory is measured.
-const PEERS: usize = 16;
 
 /// Times `rounds` migrations to and fro between two clouds: from the decision to move until the service runs there.
 ///
@@ -64,7 +62,7 @@ pub async fn run(rounds: usize, progress: bool) -> anyhow::Result<Report> {
     for row in step_rows(&moves?) {
         report.push(row);
     }
-    for row in idle_rows().await? {
+    for row in super::mesh::idle_rows().await? {
         report.push(row);
     }
     Ok(report.finish())
@@ -115,7 +113,7 @@ async fn measure(
 }
 
 /// Waits until `from` knows `to` by its advert.
-async fn meet(from: &Member, to: &Member) -> anyhow::Result<()> {
+pub(super) async fn meet(from: &Member, to: &Member) -> anyhow::Result<()> {
     let (host, wanted) = (from.host()?.clone(), to.host_id());
     let met = async {
         loop {
@@ -131,7 +129,7 @@ async fn meet(from: &Member, to: &Member) -> anyhow::Result<()> {
 
 /// One migration: from the decision until the target runs the service. It waits for the source to have let go, so that
 /// the next one begins at rest.
-async fn transfer(from: &Member, to: &Member, service: ServiceId) -> anyhow::Result<Duration> {
+pub(super) async fn transfer(from: &Member, to: &Member, service: ServiceId) -> anyhow::Result<Duration> {
     let (source, target, wanted) = (from.host()?, to.host()?, to.host_id());
     let mut left = source.events().await.context("the source is stopping")?;
     let mut arrived = target.events().await.context("the target is stopping")?;
@@ -172,12 +170,4 @@ fn step_rows(moves: &[Move]) -> Vec<Row> {
         Some(Row::new(format!("step.{step:02}"), median, "us").param("name", step_name(step)))
     };
     at.into_iter().filter_map(row).collect()
-}
-
-/// A node of its own process, connected to [`PEERS`] peers, with nothing to do.
-async fn idle_rows() -> anyhow::Result<Vec<Row>> {
-    let memory = super::idle::measure(PEERS).await?;
-    let Memory { resident_mib, anonymous_mib, .. } = memory;
-    let row = |name, value| Row::new(name, value, "MiB").param("peers", PEERS as u64);
-    Ok(vec![row("node.idle_rss_mib", resident_mib), row("node.idle_anon_mib", anonymous_mib)])
 }

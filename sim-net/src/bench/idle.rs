@@ -1,11 +1,12 @@
-//! The memory of an idle node: in a process of its own, started as `wayfare run` starts it, with real peers.
+//! The memory and the processor's time of an idle node: in a process of its own, started as `wayfare run` starts it, with real peers.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -25,11 +26,20 @@ use crate::mesh::{Joining, Mesh, Records};
 pub(crate) const COMMAND: &str = "idle-node";
 /// How long the node may take to know all its peers.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long it then idles before it is measured.
-const IDLE: Duration = Duration::from_secs(5);
+/// How long it then idles, and how long its processor's time is taken.
+const SETTLE: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(10);
 
-/// Runs a node with `peers` peers beside this process, and reads its memory.
-pub(super) async fn measure(peers: usize) -> anyhow::Result<Memory> {
+/// What an idle node takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Idle {
+    pub(super) memory: Memory,
+    /// Of the processor, µs per second.
+    pub(super) cpu_us_per_s: f64,
+}
+
+/// Runs a node with `peers` peers beside this process, and reads what it takes.
+pub(super) async fn measure(peers: usize) -> anyhow::Result<Idle> {
     let mesh = Mesh::start(None, 0, Records::Memory).await?;
     let joining = (0..peers).map(|number| mesh.join(Joining::new(format!("peer-{number}"), Role::Cloud, 0)));
     let members = try_join_all(joining).await?;
@@ -39,12 +49,12 @@ pub(super) async fn measure(peers: usize) -> anyhow::Result<Memory> {
     let token = mesh.registry().handle().join_token("idle", Role::Cloud, Duration::from_secs(60)).await?;
     let dir = StateDir::new(mesh.dir().join("idle"));
     dir.init(&token, &config)?;
-    let memory = observe(dir.path(), peers).await;
+    let idle = observe(dir.path(), peers).await;
     mesh.stop(members).await;
-    memory
+    idle
 }
 
-async fn observe(dir: &Path, peers: usize) -> anyhow::Result<Memory> {
+async fn observe(dir: &Path, peers: usize) -> anyhow::Result<Idle> {
     let program = std::env::current_exe().context("this program's file is not known")?;
     let mut child = Command::new(program)
         .arg(COMMAND)
@@ -57,18 +67,36 @@ async fn observe(dir: &Path, peers: usize) -> anyhow::Result<Memory> {
     let stdout = child.stdout.take().context("stdout is piped")?;
     // One way or another the line, or the end, comes: the node gives up by itself.
     let ready = tokio::task::spawn_blocking(move || BufReader::new(stdout).lines().next()).await?;
-    let memory = match ready {
+    let idle = match ready {
         Some(line) => {
             line?;
-            tokio::time::sleep(IDLE).await;
-            Memory::of(child.id()).context("the process's memory cannot be read")
+            tokio::time::sleep(SETTLE).await;
+            watch(child.id()).await
         }
         None => Err(anyhow::anyhow!("the idle node does not find its peers")),
     };
     // It ends when its stdin does.
     drop(child.stdin.take());
     tokio::task::spawn_blocking(move || child.wait()).await??;
-    memory
+    idle
+}
+
+async fn watch(pid: u32) -> anyhow::Result<Idle> {
+    let (began, before) = (Instant::now(), cpu_ns(pid)?);
+    tokio::time::sleep(IDLE).await;
+    let used = cpu_ns(pid)?.saturating_sub(before) as f64;
+    let memory = Memory::of(pid).context("the process's memory cannot be read")?;
+    Ok(Idle { memory, cpu_us_per_s: used / 1e3 / began.elapsed().as_secs_f64() })
+}
+
+/// The processor's time of all threads that a process has now, ns. One that ends meanwhile is not counted.
+fn cpu_ns(pid: u32) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).context("the process's threads cannot be read")? {
+        let stat = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+        sum += stat.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(sum)
 }
 
 /// The idle node's side: runs the node in `dir`, prints a line once it has `peers` peers, ends with stdin.

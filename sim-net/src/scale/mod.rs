@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{bench::Machine, matrix::LatencyMatrix};
 
 pub mod model;
-pub mod real;
+pub(crate) mod real;
 mod topology;
 
 /// What to run.
@@ -117,13 +117,13 @@ pub async fn run(options: &ScaleOptions, matrix: &LatencyMatrix) -> anyhow::Resu
         0 => None,
         nodes => {
             eprintln!("{nodes} real nodes …");
-            let real = real::run(nodes, matrix, options.seed).await?;
+            let real = real::run(nodes, Some(matrix), options.seed).await?.covered(0.99);
             let model = model::run(nodes, Duration::from_secs(60), matrix, options.seed, 0.0)?;
             Some(Calibration {
                 nodes,
-                real_adverts: real.adverts,
-                real_coverage_p50_ms: real.coverage_p50_ms,
-                real_coverage_p99_ms: real.coverage_p99_ms,
+                real_adverts: real.len(),
+                real_coverage_p50_ms: percentile(&real, 0.5),
+                real_coverage_p99_ms: percentile(&real, 0.99),
                 model_coverage_p50_ms: model.coverage_p50_ms,
                 model_coverage_p99_ms: model.coverage_p99_ms,
             })
@@ -134,7 +134,7 @@ pub async fn run(options: &ScaleOptions, matrix: &LatencyMatrix) -> anyhow::Resu
 }
 
 /// The value below which `part` of the sorted values lie; 0 of none.
-fn percentile(sorted: &[u64], part: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[u64], part: f64) -> f64 {
     let rank = ((sorted.len() as f64 * part).ceil() as usize).clamp(1, sorted.len().max(1));
     sorted.get(rank - 1).map_or(0.0, |value| *value as f64)
 }
@@ -142,7 +142,7 @@ fn percentile(sorted: &[u64], part: f64) -> f64 {
 /// The table for people.
 impl fmt::Display for ScaleReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine { cpu, cores, load } = &self.machine;
+        let Machine { cpu, cores, load, .. } = &self.machine;
         writeln!(f, "scale: {cpu}, {cores} cores, load {load:.2}; {} virtual seconds each", self.seconds)?;
         writeln!(f, "verification: {}", self.verification)?;
         writeln!(

@@ -1,4 +1,5 @@
-//! The same on real nodes: a Registry and so many nodes in one process, over the emulated delays of the same matrix.
+//! The same on real nodes: a Registry and so many nodes in one process, over the emulated delays of the same matrix
+//! or over none.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +9,7 @@ use std::{
 
 use wayfare_protocol::{ids::HostId, placement::Policy, trust::Role};
 
-use super::{percentile, topology::advertises};
+use super::topology::advertises;
 use crate::{
     emulator::Emulator,
     matrix::LatencyMatrix,
@@ -22,31 +23,41 @@ const WATCH: Duration = Duration::from_secs(40);
 /// How often each node is asked what it knows: how exact the figures are.
 const POLL: Duration = Duration::from_millis(25);
 
-/// What was seen.
-pub struct Seen {
-    /// Adverts that reached 99 % of the nodes while they were watched.
-    pub adverts: usize,
-    /// Until they had, ms.
-    pub coverage_p50_ms: f64,
-    /// See `coverage_p50_ms`.
-    pub coverage_p99_ms: f64,
+/// What was seen: for each advert that was made while the mesh was watched, when each other node that heard of it did, ms
+/// after it was made, earliest first.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    nodes: usize,
+    adverts: Vec<Vec<u64>>,
+}
+
+impl Seen {
+    /// How long until this share of the nodes (from 0 to 1) had an advert, for each that got so far, shortest first, ms.
+    pub(crate) fn covered(&self, share: f64) -> Vec<u64> {
+        // The publisher is not among those who hear of it.
+        let needed = ((self.nodes as f64 * share).ceil() as usize).saturating_sub(1).max(1);
+        let mut times: Vec<u64> = self.adverts.iter().filter_map(|times| times.get(needed - 1).copied()).collect();
+        times.sort_unstable();
+        times
+    }
 }
 
 /// When an advert, by host and serial, was first seen at each node, ms after it was made (by its own word).
 type Sightings = BTreeMap<(HostId, u64), BTreeMap<usize, u64>>;
 
-/// Brings `nodes` real nodes up, watches their adverts spread, and takes them down.
+/// Brings `nodes` real nodes up, at the distances of `matrix` if there is one, watches their adverts spread, and takes them down.
 ///
 /// # Errors
 /// If they do not come up.
-pub async fn run(nodes: usize, matrix: &LatencyMatrix, seed: u64) -> anyhow::Result<Seen> {
+pub(crate) async fn run(nodes: usize, matrix: Option<&LatencyMatrix>, seed: u64) -> anyhow::Result<Seen> {
     let mut rng = SplitMix64::new(seed);
-    let emulator = Emulator::new(Arc::new(matrix.clone()))?;
-    let mesh = Mesh::start(Some(emulator), rng.below(matrix.rows()), Records::Memory).await?;
+    let emulator = matrix.map(|matrix| Emulator::new(Arc::new(matrix.clone()))).transpose()?;
+    let rows = matrix.map_or(1, LatencyMatrix::rows);
+    let mesh = Mesh::start(emulator, rng.below(rows), Records::Memory).await?;
     let mut members = Vec::new();
     for node in 1..=nodes {
         let role = if advertises(node) { Role::Cloud } else { Role::Home };
-        let mut joining = Joining::new(format!("node-{node}"), role, rng.below(matrix.rows()));
+        let mut joining = Joining::new(format!("node-{node}"), role, rng.below(rows));
         joining.policy = Policy::Never;
         members.push(mesh.join(joining).await?);
     }
@@ -55,23 +66,12 @@ pub async fn run(nodes: usize, matrix: &LatencyMatrix, seed: u64) -> anyhow::Res
     watch(&members, &mut Sightings::new(), Duration::ZERO).await?;
     watch(&members, &mut sightings, WATCH).await?;
     mesh.stop(members).await;
-    // The publisher is not among those who hear of it.
-    let needed = (nodes * 99).div_ceil(100) - 1;
-    let mut covered: Vec<u64> = sightings
-        .values()
-        .filter(|nodes| nodes.len() >= needed)
-        .filter_map(|nodes| {
-            let mut times: Vec<u64> = nodes.values().copied().collect();
-            times.sort_unstable();
-            times.get(needed - 1).copied()
-        })
-        .collect();
-    covered.sort_unstable();
-    Ok(Seen {
-        adverts: covered.len(),
-        coverage_p50_ms: percentile(&covered, 0.5),
-        coverage_p99_ms: percentile(&covered, 0.99),
-    })
+    let adverts = sightings.into_values().map(|nodes| {
+        let mut times: Vec<u64> = nodes.into_values().collect();
+        times.sort_unstable();
+        times
+    });
+    Ok(Seen { nodes, adverts: adverts.collect() })
 }
 
 /// Asks every node again and again which adverts it knows. What was known before the watch began is left out.

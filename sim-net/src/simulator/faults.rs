@@ -56,6 +56,8 @@ pub(super) struct Plan {
     pub(super) memory_ppm: u64,
     /// Which policy moves services by itself.
     pub(super) policy: wayfare_protocol::placement::Policy,
+    /// Which host an operator drains when nothing goes wrong any more: it must end empty.
+    pub(super) drained: Option<usize>,
 }
 
 /// One fault.
@@ -89,6 +91,8 @@ pub(super) enum Strike {
     Cordon,
     /// It does again.
     Uncordon(usize),
+    /// An operator has every service leave a host, and waits for it to be empty; or not.
+    Drain,
     /// An owner deploys a service, again if it did not work.
     Deploy(usize),
     /// Everything is well from now on.
@@ -112,6 +116,7 @@ impl Strike {
             Self::Clock => "clock",
             Self::Cordon => "cordon",
             Self::Uncordon(_) => "uncordon",
+            Self::Drain => "drain",
             Self::Deploy(_) => "deploy",
             Self::Calm => "calm",
         }
@@ -147,6 +152,11 @@ impl Plan {
         if rng.one_in(4) {
             every.push((Strike::StoreBackUp, rng.magnitude(2 * SECOND, 30 * SECOND)));
             every.push((Strike::StoreRestore, rng.magnitude(15 * SECOND, 60 * SECOND)));
+        }
+        // Of a generator of their own: the other choices of a seed are what they are without drains.
+        let mut drains = rng.clone();
+        if drains.one_in(3) {
+            every.push((Strike::Drain, drains.magnitude(5 * SECOND, 40 * SECOND)));
         }
         let sometimes = |rng: &mut Rng, low, high| if rng.one_in(2) { rng.magnitude(low, high) } else { 0 };
         let (homes, clouds) = (rng.range(1, 2) as usize, rng.range(2, 4) as usize);
@@ -184,6 +194,7 @@ impl Plan {
             gateway_journal_scale: rng.magnitude(1, 1 << 18),
             memory_ppm: if rng.one_in(3) { 500_000 } else { 0 },
             policy: if rng.one_in(4) { Policy::Nearest } else { Policy::Never },
+            drained: drains.one_in(2).then(|| 1 + drains.index(homes + clouds)),
         }
     }
 }
@@ -243,6 +254,7 @@ impl<G: Guards> World<G> {
                 }
             }
             Strike::Cordon => self.cordon(node, true),
+            Strike::Drain => self.begin_drain(node),
             Strike::Uncordon(node) => self.cordon(node, false),
             Strike::Calm => self.calm_down(),
             Strike::Deploy(_) => {}
@@ -269,8 +281,36 @@ impl<G: Guards> World<G> {
         });
     }
 
-    fn cordon(&mut self, node: usize, cordoned: bool) {
+    /// For some time; then the host takes services again, whether it was emptied or not.
+    fn begin_drain(&mut self, node: usize) {
         let Machine::Host(host) = &mut self.nodes[node].machine else { return };
+        host.host.start_drain();
+        self.tell(node, |_| "is being drained".to_owned());
+        let until = self.time + self.rng.wait(10 * SECOND);
+        self.queue.push(until, Event::Strike(Strike::Uncordon(node)));
+        self.settle(node);
+    }
+
+    /// What an operator does with a host when nothing goes wrong any more: it takes services again, or is drained.
+    fn put_in_order(&mut self, node: usize) {
+        let drained = self.plan.drained == Some(node);
+        let Machine::Host(host) = &mut self.nodes[node].machine else { return };
+        if drained {
+            host.host.start_drain();
+        } else {
+            host.host.set_cordoned(false);
+        }
+    }
+
+    fn cordon(&mut self, node: usize, cordoned: bool) {
+        let Machine::Host(host) = &mut self.nodes[node].machine else {
+            // A cordon outlives a restart: who ends it tries again.
+            if !cordoned && !self.nodes[node].is_up() {
+                let again = self.time + self.rng.wait(SECOND);
+                self.queue.push(again, Event::Strike(Strike::Uncordon(node)));
+            }
+            return;
+        };
         host.host.set_cordoned(cordoned);
         if cordoned {
             let until = self.time + self.rng.wait(5 * SECOND);
@@ -356,6 +396,9 @@ impl<G: Guards> World<G> {
         }
         self.reset_timer(node);
         self.boot(node);
+        if self.calm {
+            self.put_in_order(node);
+        }
         self.tell(node, |_| "is up".to_owned());
         self.settle(node);
         self.check_all(Some(node));
@@ -373,9 +416,7 @@ impl<G: Guards> World<G> {
             }
             let at = self.time + self.rng.wait(SECOND);
             self.queue.push(at, Event::Restart { node });
-            if let Machine::Host(host) = &mut self.nodes[node].machine {
-                host.host.set_cordoned(false);
-            }
+            self.put_in_order(node);
             self.settle(node);
         }
     }

@@ -172,6 +172,18 @@ impl<G: Guards> World<G> {
         }
     }
 
+    /// What is still on the host that an operator drains, though there is room elsewhere: every other cloud has some.
+    fn not_drained(&self) -> Option<String> {
+        let node = self.plan.drained?;
+        let host = self.nodes[node].as_host()?;
+        let view = host.host.drain_view(self.now(node));
+        // What waits for its owner waits here.
+        if view.left.is_empty() || self.check.waits_for_owner() {
+            return None;
+        }
+        Some(format!("{} is being drained, and has {:?}", self.nodes[node].name, view.left))
+    }
+
     /// What is not as it should be yet.
     fn unsettled(&self) -> Option<String> {
         if let Machine::Registry(registry) = &self.nodes[self.registry].machine
@@ -190,6 +202,9 @@ impl<G: Guards> World<G> {
             if host.host.is_moving() && !self.check.waits_for_owner() {
                 return Some(format!("a migration goes on at {}", node.name));
             }
+        }
+        if let Some(left) = self.not_drained() {
+            return Some(left);
         }
         for service in self.check.services.iter().filter(|service| !service.excused) {
             let Some(record) = service.record else { return Some(format!("{} is not registered", service.name)) };

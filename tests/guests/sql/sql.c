@@ -250,9 +250,9 @@ static int first_column_is_ok(void *unused, int columns, char **values, char **n
 /* Takes over a file of SQLite's format, if it is whole. */
 WF_EXPORT("wayfare_load") int32_t load(uint32_t len) {
     sqlite3 *from = NULL;
-    unsigned char *file = (unsigned char *)wf_state.request;
-    bool taken = len > 0 && len <= wf_state.request_capacity && sqlite3_open(":memory:", &from) == SQLITE_OK &&
-                 sqlite3_deserialize(from, "main", file, len, len, SQLITE_DESERIALIZE_READONLY) == SQLITE_OK &&
+    wf_text file = wf_given(len);
+    bool taken = file.len > 0 && sqlite3_open(":memory:", &from) == SQLITE_OK &&
+                 sqlite3_deserialize(from, "main", (unsigned char *)file.at, len, len, SQLITE_DESERIALIZE_READONLY) == SQLITE_OK &&
                  sqlite3_exec(from, "PRAGMA integrity_check(1)", first_column_is_ok, NULL, NULL) == SQLITE_OK;
     sqlite3_backup *backup = taken ? sqlite3_backup_init(database, "main", from, "main") : NULL;
     taken = backup && sqlite3_backup_step(backup, -1) == SQLITE_DONE;

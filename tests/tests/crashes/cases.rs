@@ -66,6 +66,8 @@ pub(crate) enum Scene {
     Orders,
     /// A new service is deployed, and removed.
     Removal,
+    /// The host of the service is drained, and stays.
+    Drain,
 }
 
 impl Scene {
@@ -86,6 +88,7 @@ impl Scene {
             Self::Deploy => "deployment",
             Self::Orders => "stop and start",
             Self::Removal => "removal",
+            Self::Drain => "drain",
         }
     }
 }
@@ -136,6 +139,7 @@ pub(crate) const STEPS: &[Step] = &[
     step(Victim::Source, Scene::Reclaimed, "ABORTED", Entry("Aborted")),
     step(Victim::Source, Scene::SourceReturns, "RECLAIM", Message("Reclaim")),
     step(Victim::Source, Scene::SourceReturns, "12", Entry("Released")),
+    step(Victim::Source, Scene::Drain, "cordon", Entry("Cordoned")),
     // The target of a move.
     step(Victim::Target, Scene::Move, "5", Entry("KeyMade")),
     step(Victim::Target, Scene::Move, "5", Message("VerifyService")),

@@ -4,6 +4,10 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use sim_net::processes::{REGISTRY, run_command};
+use wayfare_node::api::{
+    client::ClientError,
+    shapes::{Cordoned, DrainLine, DrainRequest, NodeInfo},
+};
 use wayfare_tests::failpoint::{Action, Moment, Point};
 
 use crate::{
@@ -114,6 +118,7 @@ impl Parties {
             Scene::Deploy => self.deploy(world, case).await?,
             Scene::Orders => self.orders(world, case).await?,
             Scene::Removal => self.removal(world, case).await?,
+            Scene::Drain => self.drain(world, case).await?,
         }
         Ok(self)
     }
@@ -200,6 +205,26 @@ impl Parties {
         self.fail(world, case).await?;
         drop(removing.await);
         world.until_removed(&service).await
+    }
+
+    /// The drain ends with its host, the cordon does not. Afterwards the host takes services again.
+    async fn drain(&self, world: &mut World, case: &Case) -> anyhow::Result<()> {
+        world.arm(&self.victim, &case.point).await?;
+        let client = world.processes.client(&self.victim)?;
+        let draining = tokio::spawn(async move {
+            let request = DrainRequest { stay: true, ..DrainRequest::default() };
+            // It is followed until its node fails, or is empty.
+            let mut lines = client.post_lines(&["drain"], &request).await?;
+            while lines.next::<DrainLine>().await?.is_some() {}
+            Ok::<_, ClientError>(())
+        });
+        self.fail(world, case).await?;
+        let node: NodeInfo = world.processes.client(&self.victim)?.get(&["node"], "").await?;
+        ensure!(node.cordoned, "{} was cordoned, and has forgotten it", self.victim);
+        draining.abort();
+        let again: Cordoned = world.processes.client(&self.victim)?.post(&["uncordon"], &()).await?;
+        ensure!(!again.cordoned, "{} stays cordoned", self.victim);
+        Ok(())
     }
 
     /// The deployment may fail, since its host does; the service comes to be none the less, once it is on the host's disk.

@@ -11,9 +11,9 @@ mod orders;
 mod services;
 
 pub(super) use node::{Init, Run};
-pub(super) use operate::{Completions, Drain};
+pub(super) use operate::{Completions, Doctor, Drain};
 pub(super) use orders::{Give, Remove, Start, Stop};
-pub(super) use services::{Deploy, Durability, Logs, Migrations, Move, Trace, Why};
+pub(super) use services::{Deploy, Durability, Language, Logs, Migrations, Move, New, Trace, Why};
 
 /// Services that follow their users from cloud to cloud.
 #[derive(Debug, Parser)]
@@ -48,6 +48,8 @@ pub(super) enum Command {
     Init(Init),
     /// Run a node, until SIGINT or SIGTERM
     Run(Run),
+    /// Begin to write a service: a small project that builds
+    New(New),
     /// Start a service on this node
     Deploy(Deploy),
     /// Stop a service: it keeps its state and its place, and executes nothing
@@ -92,6 +94,8 @@ What runs here stays until it moves: `wayfare drain` moves it away. The cordon h
     Uncordon,
     /// Move every service away from this node, then stop it
     Drain(Drain),
+    /// Look at all that a node needs, whether it runs or not, and say what to do about what is wrong
+    Doctor(Doctor),
     /// Print what completes this command's words in a shell
     Completions(Completions),
 }

@@ -17,15 +17,18 @@ pub(in crate::cli) struct Init {
     /// The join token; `-` reads it from stdin
     #[arg(long, value_name = "TOKEN")]
     pub(in crate::cli) join: String,
-    /// Where to listen, as 192.0.2.7:4740 or a multiaddr [default: 0.0.0.0:4740; a gateway only dials]
+    /// Where to listen, as 192.0.2.7:4740 (by TCP and QUIC) or a multiaddr [default: 0.0.0.0:4740; a gateway only dials]
     #[arg(long, value_name = "ADDRESS", value_parser = multiaddr)]
-    pub(in crate::cli) listen: Vec<String>,
+    pub(in crate::cli) listen: Vec<Addresses>,
     /// Nodes to stay connected to
     #[arg(long, value_name = "ADDRESS", value_parser = multiaddr)]
-    pub(in crate::cli) bootstrap: Vec<String>,
+    pub(in crate::cli) bootstrap: Vec<Addresses>,
     /// Where other nodes reach this one, if not where it listens
     #[arg(long, value_name = "ADDRESS", value_parser = multiaddr)]
-    pub(in crate::cli) advertise: Vec<String>,
+    pub(in crate::cli) advertise: Vec<Addresses>,
+    /// Find nodes on the local network by mDNS, which announces this node there
+    #[arg(long)]
+    pub(in crate::cli) mdns: bool,
     /// Where the node is, for owners' policies
     #[arg(long, default_value = "")]
     pub(in crate::cli) region: String,
@@ -74,20 +77,30 @@ fn policy(text: &str) -> Result<Policy, String> {
     Policy::parse(text).ok_or_else(|| "a policy is sardis, nearest or never".to_owned())
 }
 
-/// HOST:PORT as a multiaddr; a multiaddr as it is.
-fn multiaddr(text: &str) -> Result<String, String> {
+/// What one argument says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct Addresses {
+    /// The address by TCP, or the multiaddr as it was given.
+    pub(in crate::cli) first: String,
+    /// With QUIC at the same port, if HOST is an IP address; or the multiaddr alone.
+    pub(in crate::cli) all: Vec<String>,
+}
+
+/// HOST:PORT as multiaddrs; a multiaddr as it is.
+fn multiaddr(text: &str) -> Result<Addresses, String> {
     if text.starts_with('/') {
-        return Ok(text.to_owned());
+        return Ok(Addresses { first: text.to_owned(), all: vec![text.to_owned()] });
     }
     let (host, port) = text.rsplit_once(':').ok_or("write it as 192.0.2.7:4740, or as a multiaddr")?;
     let port: u16 = port.parse().map_err(|_| format!("`{port}` is no port"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    match host.parse::<IpAddr>() {
-        Ok(IpAddr::V4(ip)) => Ok(format!("/ip4/{ip}/tcp/{port}")),
-        Ok(IpAddr::V6(ip)) => Ok(format!("/ip6/{ip}/tcp/{port}")),
-        Err(_) if !host.is_empty() && !host.contains(['/', ':']) => Ok(format!("/dns/{host}/tcp/{port}")),
-        Err(_) => Err(format!("`{host}` is no host")),
-    }
+    let first = match host.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => format!("/ip4/{ip}/tcp/{port}"),
+        Ok(IpAddr::V6(ip)) => format!("/ip6/{ip}/tcp/{port}"),
+        Err(_) if !host.is_empty() && !host.contains(['/', ':']) => format!("/dns/{host}/tcp/{port}"),
+        Err(_) => return Err(format!("`{host}` is no host")),
+    };
+    Ok(Addresses { all: wayfare_net::with_quic(&first), first })
 }
 
 fn carried(text: &str) -> Result<(String, SocketAddr), String> {
@@ -103,13 +116,18 @@ mod tests {
     #[test]
     fn addresses_become_multiaddrs() {
         let cases = [
-            ("127.0.0.1:0", "/ip4/127.0.0.1/tcp/0"),
-            ("[::1]:4740", "/ip6/::1/tcp/4740"),
-            ("a.example:4740", "/dns/a.example/tcp/4740"),
-            ("/ip4/1.2.3.4/tcp/5/p2p/x", "/ip4/1.2.3.4/tcp/5/p2p/x"),
+            ("127.0.0.1:0", &["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"][..]),
+            ("[::1]:4740", &["/ip6/::1/tcp/4740", "/ip6/::1/udp/4740/quic-v1"]),
+            ("a.example:4740", &["/dns/a.example/tcp/4740"]),
+            ("/ip4/1.2.3.4/tcp/5/p2p/x", &["/ip4/1.2.3.4/tcp/5/p2p/x"]),
+            ("/ip4/1.2.3.4/tcp/5", &["/ip4/1.2.3.4/tcp/5"]),
         ];
         for (text, expected) in cases {
-            assert_eq!(multiaddr(text).as_deref(), Ok(expected));
+            let Addresses { first, all } = multiaddr(text).unwrap();
+            assert_eq!(
+                (first.as_str(), all.iter().map(String::as_str).collect::<Vec<_>>()),
+                (expected[0], expected.to_vec())
+            );
         }
         for text in ["", "4740", ":4740", "1.2.3.4:70000", "::1::5"] {
             assert!(multiaddr(text).is_err(), "{text}");

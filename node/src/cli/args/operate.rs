@@ -26,6 +26,20 @@ pub(in crate::cli) struct Drain {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
+  wayfare doctor --dir fjord
+  wayfare doctor --dir fjord --offline
+  wayfare doctor --dir fjord --json
+
+Each line is ok, warn or FAIL, with what to do. Exit codes: 0 if nothing fails, 1 if something does.")]
+pub(in crate::cli) struct Doctor {
+    /// Do not speak to the registry, nor to this node as others would
+    #[arg(long)]
+    pub(in crate::cli) offline: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
   wayfare completions bash > ~/.local/share/bash-completion/completions/wayfare
   wayfare completions zsh > ~/.zfunc/_wayfare              with fpath+=~/.zfunc before compinit
   wayfare completions fish > ~/.config/fish/completions/wayfare.fish")]

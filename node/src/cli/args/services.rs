@@ -13,6 +13,33 @@ pub(in crate::cli) enum Durability {
     Memory,
 }
 
+/// What a service can be begun in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum Language {
+    /// One header; builds with clang
+    C,
+    /// Much like TypeScript; builds with npm
+    Assemblyscript,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  wayfare new guest-book
+  wayfare new guest-book --lang assemblyscript --path services/guest-book
+
+Makes a folder with a service that builds and can be deployed as it is, and a README that says how. Nothing is overwritten.")]
+pub(in crate::cli) struct New {
+    /// Its name: lowercase letters, digits and hyphens
+    pub(in crate::cli) name: String,
+    /// The language that it is written in
+    #[arg(long, value_enum, default_value_t = Language::C)]
+    pub(in crate::cli) lang: Language,
+    /// The folder to make [default: ./NAME]
+    #[arg(long, value_name = "FOLDER")]
+    pub(in crate::cli) path: Option<PathBuf>,
+}
+
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

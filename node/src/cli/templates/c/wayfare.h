@@ -398,6 +398,11 @@ WF_EXPORT("wayfare_buffer") char *wf_buffer(uint32_t len) {
     return wf_state.request;
 }
 
+/* What was put into the buffer last: for `wayfare_load`. */
+WF_FUNCTION wf_text wf_given(uint32_t len) {
+    return (wf_text){wf_state.request, len <= wf_state.request_capacity ? len : 0};
+}
+
 /* Puts the head before the body, and returns where the message is. */
 WF_FUNCTION uint64_t wf_finish(wf_response *response) {
     if (!response->has_type && response->body_len) wf_type(response, "text/plain; charset=utf-8");
@@ -429,9 +434,7 @@ WF_EXPORT("wayfare_handle") uint64_t wf_handle(uint32_t len) {
     response->status = 200;
     response->has_type = false;
     wf_request request = {0};
-    const char *wrong = len > WF_REQUEST_BYTES_MAX || len > wf_state.request_capacity
-                            ? "a request that is too long"
-                            : wf_parse((wf_text){wf_state.request, len}, &request);
+    const char *wrong = len > WF_REQUEST_BYTES_MAX ? "a request that is too long" : wf_parse(wf_given(len), &request);
     if (wrong) wf_say(response, 400, wrong);
     else service(&request, response);
     return wf_finish(response);

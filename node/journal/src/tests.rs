@@ -3,7 +3,8 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 
@@ -11,20 +12,24 @@ use super::format::{ENTRY_HEAD_BYTES, HEAD_BYTES};
 use super::limits::{ENTRY_BYTES_MAX, JOURNAL_BYTES_MAX, RESERVE_BYTES};
 use super::*;
 
-/// Journals for which the disk has no more space to reserve.
-static FULL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// A disk that others fill and empty.
+#[derive(Clone, Debug, Default)]
+struct Crowded(Arc<AtomicBool>);
 
-/// Fills the disk as far as this journal is concerned, or makes space on it.
-pub(crate) fn fill_disk(path: &Path, full: bool) {
-    let mut all = FULL.lock().unwrap_or_else(PoisonError::into_inner);
-    all.retain(|known| known != path);
-    if full {
-        all.push(path.to_owned());
+impl Crowded {
+    fn fill(&self, full: bool) {
+        self.0.store(full, Ordering::SeqCst);
     }
 }
 
-pub(super) fn is_full(path: &Path) -> bool {
-    FULL.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|known| known == path)
+impl Space for Crowded {
+    fn reserve(&self, path: &Path, file: &fs::File, end: u64) -> io::Result<bool> {
+        if self.0.load(Ordering::SeqCst) {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            Disk.reserve(path, file, end)
+        }
+    }
 }
 
 struct Place(tempfile::TempDir);
@@ -424,9 +429,10 @@ fn may_reserve(place: &Place) -> bool {
 #[test]
 fn a_disk_that_fills_up_is_told_of_while_what_must_be_is_still_written() {
     let place = Place::new();
-    let mut journal = open(&place.path()).journal;
+    let disk = Crowded::default();
+    let mut journal = Journal::open_on(&place.path(), Box::new(disk.clone())).expect("it opens").journal;
     assert!(journal.reserve());
-    fill_disk(&place.path(), true);
+    disk.fill(true);
     block_on(async {
         let writer = JournalWriter::start(journal).expect("a thread");
         let mib = 1024 * 1024;
@@ -441,7 +447,7 @@ fn a_disk_that_fills_up_is_told_of_while_what_must_be_is_still_written() {
             assert!(synced.full && synced.failed.is_none());
         }
         // Space that is back is seen when asked for.
-        fill_disk(&place.path(), false);
+        disk.fill(false);
         assert!(writer.synced().borrow().full);
         writer.check_space();
         writer.synced().wait_for(|synced| !synced.full).await.expect("a writer");

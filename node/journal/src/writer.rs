@@ -6,8 +6,7 @@ use std::thread;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::limits::{ENTRY_BYTES_MAX, GROUP_BYTES_MAX, JOURNAL_BYTES_HIGH, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX};
-use super::{Journal, JournalError};
-use crate::words::describe;
+use super::{Journal, JournalError, describe};
 
 /// What the queue's bytes are counted in, so that their number fits a semaphore.
 const UNIT_BYTES: usize = 1024;
@@ -26,7 +25,7 @@ pub struct Synced {
     pub full: bool,
     /// Compactions that could not be done, for want of space most likely.
     pub compactions_failed: u64,
-    /// Why nothing more will be. The host must stop making promises.
+    /// Why nothing more will be. Stop making promises.
     pub failed: Option<Arc<JournalError>>,
 }
 
@@ -165,7 +164,7 @@ impl Worker {
                 }
             };
             if let Err(error) = outcome {
-                tracing::error!(error = describe(&*error), "the journal has failed: this host makes no more promises");
+                tracing::error!(error = describe(&*error), "the journal has failed: no more promises are made");
                 self.report.send_modify(|synced| synced.failed = Some(error));
                 return;
             }

@@ -1,21 +1,20 @@
 //! A journal's file: opened by one process, appended to, synced, and replaced as a whole when it is compacted.
 //!
-//! Disk space is reserved behind its end, so that a disk which others fill does not stop the host from writing down what
-//! it has to decide.
+//! Disk space is reserved behind its end, so that a disk which others fill does not stop anybody from writing down what
+//! is to be decided.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags};
+use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 
-use super::format::{BadHead, ENTRY_HEAD_BYTES, HEAD_BYTES, Head, VERSION, entry_len, scan};
+use super::examine::examine;
+use super::format::{ENTRY_HEAD_BYTES, HEAD_BYTES, Head, entry_len};
 use super::limits::{ENTRY_BYTES_MAX, JOURNAL_BYTES_MAX, RESERVE_BYTES, RESERVE_LEFT_MIN};
-#[cfg(test)]
-use super::tests;
-use super::{Entry, JournalError};
+use super::{Disk, Entry, JournalError, Space};
 
 /// How often opening starts over because another process has just replaced or made the file.
 const OPEN_ATTEMPTS_MAX: usize = 8;
@@ -35,6 +34,7 @@ pub struct Journal {
     last_seq: u64,
     /// Up to where the disk's space is this file's already, whatever others write.
     reserved_until: u64,
+    space: Box<dyn Space>,
     failed: bool,
 }
 
@@ -65,6 +65,14 @@ impl Journal {
     /// # Errors
     /// [`JournalError`]; nothing has changed then.
     pub fn open(path: &Path) -> Result<Opened, JournalError> {
+        Self::open_on(path, Box::new(Disk))
+    }
+
+    /// As [`open`](Self::open), with its space from `space`.
+    ///
+    /// # Errors
+    /// [`JournalError`]; nothing has changed then.
+    pub fn open_on(path: &Path, space: Box<dyn Space>) -> Result<Opened, JournalError> {
         let failed = |source| JournalError::Open { path: path.to_owned(), source };
         let mut file = open_locked(path)?;
         remove_leftovers(path);
@@ -74,24 +82,8 @@ impl Journal {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
-        let damaged = |at: usize, next: Option<usize>| JournalError::Damaged {
-            path: path.to_owned(),
-            at: at as u64,
-            next: next.map(|next| next as u64),
-        };
-        let head = Head::decode(&bytes).map_err(|bad| match bad {
-            BadHead::NotAJournal => JournalError::NotAJournal { path: path.to_owned() },
-            BadHead::Version(found) => JournalError::Version { path: path.to_owned(), found, supported: VERSION },
-            // The head was synced before the file got its name, so nothing but damage can be wrong with it.
-            BadHead::Damaged => damaged(0, None),
-        })?;
-        let found = scan(&head, &bytes);
+        let (head, found) = examine(path, &bytes)?;
         let last = found.entries.last().map_or(0, |(seq, _)| *seq);
-        // What a compaction wrote was synced before the file got its name: no crash can have torn it.
-        let incomplete = last < head.base && bytes.len() > HEAD_BYTES;
-        if found.next.is_some() || incomplete {
-            return Err(damaged(found.end, found.next));
-        }
         let torn =
             (found.end < bytes.len()).then(|| Torn { at: found.end as u64, bytes: (bytes.len() - found.end) as u64 });
         if torn.is_some() {
@@ -108,6 +100,7 @@ impl Journal {
             end: found.end as u64,
             last_seq,
             reserved_until: 0,
+            space,
             failed: false,
         };
         Ok(Opened { journal, entries, torn })
@@ -170,6 +163,44 @@ impl Journal {
         if end > JOURNAL_BYTES_MAX {
             return Err(JournalError::Full { path: self.path.clone(), bytes: end });
         }
+        self.take_over(partial, head, end)
+    }
+
+    /// Replaces all entries, at once, by these, whose numbers are higher than any before: after a crash there are either
+    /// the old ones or the new.
+    ///
+    /// # Errors
+    /// As for [`compact`](Self::compact); [`JournalError::OutOfOrder`], [`JournalError::EntryTooLarge`] or
+    /// [`JournalError::Full`]: nothing changed.
+    pub fn replace(&mut self, entries: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Result<(), JournalError> {
+        if self.failed {
+            return Err(JournalError::Failed { path: self.path.clone() });
+        }
+        let undone = |source| JournalError::Compact { path: self.path.clone(), source };
+        let mut head = Head { salt: salt().map_err(undone)?, base: 0 };
+        let partial = Partial::begin(&self.path).map_err(undone)?;
+        let mut new = BufWriter::with_capacity(BUFFER_BYTES, &partial.file);
+        new.write_all(&head.encode()).map_err(undone)?;
+        let (mut end, mut last_seq, mut out) = (HEAD_BYTES as u64, self.last_seq, Vec::new());
+        for (seq, payload) in entries {
+            out.clear();
+            encode(&head, &mut last_seq, seq, &payload, &mut out)?;
+            new.write_all(&out).map_err(undone)?;
+            end += out.len() as u64;
+        }
+        new.flush().map_err(undone)?;
+        drop(new);
+        if end > JOURNAL_BYTES_MAX {
+            return Err(JournalError::Full { path: self.path.clone(), bytes: end });
+        }
+        head.base = last_seq;
+        partial.file.write_all_at(&head.encode(), 0).map_err(undone)?;
+        self.take_over(partial, head, end)
+    }
+
+    /// Syncs a new file, gives it the old one's name and goes on in it.
+    fn take_over(&mut self, partial: Partial, head: Head, end: u64) -> Result<(), JournalError> {
+        let undone = |source| JournalError::Compact { path: self.path.clone(), source };
         let file = partial.file.sync_all().and_then(|()| partial.replace(&self.path)).map_err(undone)?;
         // It has the name, but a crash could still bring the old one back: then what follows would be lost.
         if let Err(source) = sync_folder(&self.path) {
@@ -177,7 +208,7 @@ impl Journal {
             return Err(JournalError::Write { path: self.path.clone(), source });
         }
         (self.file, self.head, self.end, self.reserved_until) = (file, head, end, 0);
-        self.last_seq = seq;
+        self.last_seq = head.base;
         Ok(())
     }
 
@@ -225,11 +256,7 @@ impl Journal {
         if self.reserved_until >= self.end + RESERVE_LEFT_MIN {
             return true;
         }
-        #[cfg(test)]
-        if tests::is_full(&self.path) {
-            return false;
-        }
-        match allocate(&self.file, self.end) {
+        match self.space.reserve(&self.path, &self.file, self.end) {
             Ok(reserved) => {
                 self.reserved_until = if reserved { self.end + RESERVE_BYTES } else { 0 };
                 true
@@ -240,21 +267,6 @@ impl Journal {
             }
         }
     }
-}
-
-/// Reserves space behind `end` without changing the file's length. False if the file system cannot, but has as much free.
-fn allocate(file: &File, end: u64) -> io::Result<bool> {
-    loop {
-        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, end, RESERVE_BYTES) {
-            Ok(()) => return Ok(true),
-            Err(Errno::INTR) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let disk = rustix::fs::fstatvfs(file)?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if free >= RESERVE_BYTES { Ok(false) } else { Err(Errno::NOSPC.into()) }
 }
 
 fn encode(head: &Head, last: &mut u64, seq: u64, payload: &[u8], bytes: &mut Vec<u8>) -> Result<(), JournalError> {

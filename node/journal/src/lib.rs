@@ -1,25 +1,31 @@
-//! The host's memory of its promises: an append-only, checksummed log in one file.
+//! The memory of promises, of a node or a registry: an append-only, checksummed log in one file.
 //!
 //! [`Journal`] is the file: it opens, checks, appends and compacts, and does each of these completely or says why not.
 //! [`JournalWriter`] owns one on a thread of its own and syncs whatever has queued up at once (group commit). An entry
 //! counts only when its sequence number, or a higher one, has come back as synced: journal first, send second.
 //!
 //! What a crash may leave unfinished at the end of the file was never acknowledged, and is cut off at the next open.
-//! Damage that is followed by intact entries is something else, a disk or a person, and stops the host.
+//! Damage that is followed by intact entries is something else, a disk or a person, and is not opened.
 //!
-//! A full disk must not stop a host from writing down what it has to decide: some space is reserved behind the end of the
+//! A full disk must not stop anybody from writing down what is to be decided: some space is reserved behind the end of the
 //! file, and [`Synced::full`] says, long before it is used up, that it cannot be renewed.
 //!
 //! Read next: `format` for the bytes, `file` for [`Journal`], `writer` for the thread.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
+mod examine;
 mod file;
 mod format;
+mod space;
 mod writer;
 
 use std::io;
 use std::path::PathBuf;
 
+pub use examine::check;
 pub use file::{Journal, Opened, Torn};
+pub use space::{Disk, Space};
 pub use writer::{JournalWriter, Keep, Synced, WriterClosed};
 
 /// Every bound of the journal.
@@ -57,7 +63,7 @@ pub enum JournalError {
         source: io::Error,
     },
     /// Another process has it open. Nothing changed.
-    #[error("the journal {path} is in use by another process: a host has one process", path = path.display())]
+    #[error("the journal {path} is in use by another process: stop that one first", path = path.display())]
     Locked {
         /// Which.
         path: PathBuf,
@@ -81,7 +87,7 @@ pub enum JournalError {
     /// Damaged in the middle, or in its head. Nothing changed.
     #[error(
         "the journal {path} is damaged at byte {at}{}: it holds promises that must not be forgotten, so do not edit it; \
-         restore it from a copy that is no older, or move it aside and have the owners recover this host's services",
+         restore it from a copy that is no older, or move it aside: then what it alone knows is lost",
         next.map_or(String::new(), |next| format!(" and goes on at byte {next}")), path = path.display()
     )]
     Damaged {
@@ -93,7 +99,7 @@ pub enum JournalError {
         next: Option<u64>,
     },
     /// Larger than [`limits::JOURNAL_BYTES_MAX`], or would be. Nothing changed.
-    #[error("the journal {path} would have {bytes} bytes, more than {max}: restart the host, which compacts it", path = path.display(), max = limits::JOURNAL_BYTES_MAX)]
+    #[error("the journal {path} would have {bytes} bytes, more than {max}: restart, which compacts it", path = path.display(), max = limits::JOURNAL_BYTES_MAX)]
     Full {
         /// Which.
         path: PathBuf,
@@ -131,12 +137,18 @@ pub enum JournalError {
         source: io::Error,
     },
     /// An earlier write failed. Nothing changed.
-    #[error("the journal {path} takes nothing more after a failed write: restart the host", path = path.display())]
+    #[error("the journal {path} takes nothing more after a failed write: restart", path = path.display())]
     Failed {
         /// Which.
         path: PathBuf,
     },
 }
 
+/// An error with its causes, on one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

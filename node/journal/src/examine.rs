@@ -1,0 +1,53 @@
+//! Whether a journal's bytes are whole.
+
+use std::{fs, io::Read, path::Path};
+
+use super::{
+    JournalError, Torn,
+    format::{BadHead, HEAD_BYTES, Head, Scan, VERSION, scan},
+    limits::JOURNAL_BYTES_MAX,
+};
+
+/// What is in a journal's bytes.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn examine(path: &Path, bytes: &[u8]) -> Result<(Head, Scan), JournalError> {
+    let damaged = |at: usize, next: Option<usize>| JournalError::Damaged {
+        path: path.to_owned(),
+        at: at as u64,
+        next: next.map(|next| next as u64),
+    };
+    let head = Head::decode(bytes).map_err(|bad| match bad {
+        BadHead::NotAJournal => JournalError::NotAJournal { path: path.to_owned() },
+        BadHead::Version(found) => JournalError::Version { path: path.to_owned(), found, supported: VERSION },
+        // The head was synced before the file got its name, so nothing but damage can be wrong with it.
+        BadHead::Damaged => damaged(0, None),
+    })?;
+    let found = scan(&head, bytes);
+    let last = found.entries.last().map_or(0, |(seq, _)| *seq);
+    // What a compaction wrote was synced before the file got its name: no crash can have torn it.
+    let incomplete = last < head.base && bytes.len() > HEAD_BYTES;
+    if found.next.is_some() || incomplete {
+        return Err(damaged(found.end, found.next));
+    }
+    Ok((head, found))
+}
+
+/// Looks at a journal without touching it, even while a node writes it: how many entries there are, and what is unfinished at
+/// the end.
+///
+/// # Errors
+/// As of [`Journal::open`](super::Journal::open); [`JournalError::Open`] if there is none.
+pub fn check(path: &Path) -> Result<(usize, Option<Torn>), JournalError> {
+    let failed = |source| JournalError::Open { path: path.to_owned(), source };
+    let file = fs::File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    let read = file.take(JOURNAL_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)? as u64;
+    if read > JOURNAL_BYTES_MAX {
+        return Err(JournalError::Full { path: path.to_owned(), bytes: read });
+    }
+    let (_, found) = examine(path, &bytes)?;
+    let rest = (bytes.len() - found.end) as u64;
+    Ok((found.entries.len(), (rest > 0).then_some(Torn { at: found.end as u64, bytes: rest })))
+}
