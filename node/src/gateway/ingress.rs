@@ -132,7 +132,9 @@ impl Ingress {
         }
         match answer.await {
             Ok(Answer::Response(bytes)) => http::response(bytes),
-            Ok(Answer::Failed(failure)) => refusal(failure.status(), &failure.to_string()),
+            Ok(Answer::Failed(failure)) => {
+                refusal(failure.status(), &format!("`{}`: {failure}", super::name(&self.service)))
+            }
             Ok(Answer::Refused(refuse)) => refusal(refuse.status(), &refuse.to_string()),
             Err(_) => {
                 let text = "the gateway is stopping: whether the request was executed is not known, unless it is sent again \

@@ -14,11 +14,13 @@ use wayfare_journal::{Journal, JournalError, JournalWriter};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     gateway::{Failure, Gateway, GatewayConfig, IdempotencyKey, Refuse},
-    migration::messages::Lookup,
+    migration::messages::{Lookup, RegistryFrame},
     reject::Strict,
     suite::Dalek,
     time::Now,
 };
+
+use crate::questions::{ANSWER_TIME, Question, Told};
 
 mod http;
 mod ingress;
@@ -111,6 +113,8 @@ enum Command {
         room: OwnedSemaphorePermit,
     },
     With(Query),
+    /// Asks the gateway's Registry.
+    Ask(Question),
 }
 
 /// A cheap handle to a running gateway.
@@ -139,6 +143,13 @@ impl GatewayHandle {
         });
         self.commands.send(Command::With(query)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Asks this gateway's Registry. `None` if it does not answer in time.
+    pub(crate) async fn ask(&self, frame: RegistryFrame) -> Option<Told> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Ask(Question { frame, reply })).await.ok()?;
+        tokio::time::timeout(ANSWER_TIME, answer).await.ok()?.ok()
     }
 
     /// Where clients reach which service: real ports.

@@ -19,6 +19,7 @@ use wayfare_protocol::{
     host::{Event, Host, HostConfig, Identity, Restored, hosted::Stay},
     ids::{ClientId, Digest, HostId, MigrationId, ServiceId},
     manifest::Manifest,
+    migration::messages::RegistryFrame,
     reject::Reject,
     time::{Micros, Now},
     trust::{Signed, TrustBundle},
@@ -26,6 +27,7 @@ use wayfare_protocol::{
 
 use crate::{
     clock::Entropy,
+    questions::{ANSWER_TIME, Question, Told},
     runtime::{Driver, Instance, LogTail, Prepared},
     words::describe,
 };
@@ -233,6 +235,8 @@ enum Command {
         prepared: Prepared,
         reply: oneshot::Sender<Result<ServiceId, DeployError>>,
     },
+    /// Asks the node's Registry.
+    Ask(Question),
     /// Subscribes to what happens.
     Events { reply: oneshot::Sender<tokio::sync::broadcast::Receiver<Event>> },
 }
@@ -314,6 +318,13 @@ impl HostHandle {
         let command = Command::Deploy { manifest, module, prepared, reply };
         self.commands.send(command).await.map_err(|_| DeployError::Stopping)?;
         answer.await.unwrap_or(Err(DeployError::Stopping))
+    }
+
+    /// Asks this node's Registry. `None` if it does not answer in time.
+    pub(crate) async fn ask(&self, frame: RegistryFrame) -> Option<Told> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Ask(Question { frame, reply })).await.ok()?;
+        tokio::time::timeout(ANSWER_TIME, answer).await.ok()?.ok()
     }
 
     /// What happens on this host from now on. A reader that falls far behind misses some.

@@ -37,6 +37,7 @@ use super::{
 use crate::{
     clock::{Entropy, entropy, now},
     mesh::{advertisable, meet, newer, unsent},
+    questions::Questions,
     runtime::{Driver, Prepared},
     words::describe,
 };
@@ -83,6 +84,9 @@ pub(super) struct Kept {
 
 pub(super) struct Owner {
     host: Host,
+    /// Whose word this node lives by.
+    home: RegistryId,
+    questions: Questions,
     rng: Entropy,
     bundle: TrustBundle,
     net: Net,
@@ -128,6 +132,7 @@ impl Owner {
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, HostError> {
+        let home = parts.identity.registry;
         let HostParts { bundle, net, net_events, advertised, driver, witness, .. } = parts;
         let Kept { journal, modules, images, logs } = kept;
         // Configured addresses stay; others follow the interfaces.
@@ -151,6 +156,8 @@ impl Owner {
         synced.mark_changed();
         Ok(Self {
             host,
+            home,
+            questions: Questions::default(),
             rng: entropy(),
             bundle,
             net,
@@ -519,6 +526,8 @@ impl Owner {
                 "lost: its state was in memory only (durability = memory) when this node stopped; start with \
                  --forget-lost to give it up"
             ),
+            Event::Ordered(service, action) => info!(%service, order = action.name(), "carried out its owner's order"),
+            Event::Removed(service) => info!(%service, "removed by its owner: nothing of it is left here"),
             Event::NotSaved(service, reason) => warn!(%service, reason, "no image was saved: the log stays, and grows"),
         }
         // Without readers nobody wants to know.
@@ -528,6 +537,11 @@ impl Owner {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::With(query) => query(&mut self.host, now(), &mut self.rng),
+            Command::Ask(question) => {
+                if let Some(frame) = self.questions.ask(question) {
+                    self.tell_registry(self.home, &frame);
+                }
+            }
             Command::Events { reply } => drop(reply.send(self.events.subscribe())),
             Command::Deploy { manifest, module, prepared, reply } => {
                 let result = self.deploy(&manifest, module, prepared);
@@ -665,6 +679,9 @@ impl Owner {
                     return;
                 }
                 let Some(registry) = self.registry_at(peer) else { return };
+                if RegistryFrame::from_bytes(&bytes).is_ok_and(|frame| self.questions.answered(&frame)) {
+                    return;
+                }
                 let handled = self.host.handle_registry_frame(now(), registry, &bytes, &mut self.rng);
                 if let Err(reject) = handled {
                     warn!(%reject, "the registry sent something unusable");

@@ -380,6 +380,8 @@ impl<G: Guards> World<G> {
             | Told::Progress(_)
             | Told::Restoring(..)
             | Told::Restored(..)
+            | Told::Ordered(..)
+            | Told::Removed(..)
             | Told::NotSaved(..) => {}
         }
     }
@@ -412,5 +414,7 @@ pub(super) const fn entry_name(entry: &Entry) -> &'static str {
         Entry::Finished { .. } => "Finished",
         Entry::Snapshot(_) => "Snapshot",
         Entry::Cordoned { .. } => "Cordoned",
+        Entry::Ordered { .. } => "Ordered",
+        Entry::Removed { .. } => "Removed",
     }
 }

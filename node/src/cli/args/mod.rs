@@ -7,10 +7,12 @@ use clap::{Parser, Subcommand};
 
 mod node;
 mod operate;
+mod orders;
 mod services;
 
 pub(super) use node::{Init, Run};
 pub(super) use operate::{Completions, Doctor, Drain};
+pub(super) use orders::{Give, Remove, Start, Stop};
 pub(super) use services::{Deploy, Durability, Language, Logs, Migrations, Move, New, Trace, Why};
 
 /// Services that follow their users from cloud to cloud.
@@ -50,6 +52,12 @@ pub(super) enum Command {
     New(New),
     /// Start a service on this node
     Deploy(Deploy),
+    /// Stop a service: it keeps its state and its place, and executes nothing
+    Stop(Stop),
+    /// Start a service that was stopped
+    Start(Start),
+    /// Remove a service, its state and its name
+    Remove(Remove),
     /// List the clouds that advertise, as this node knows them
     #[command(after_help = "Examples:\n  wayfare clouds\n  wayfare clouds --json --dir fjord")]
     Clouds,

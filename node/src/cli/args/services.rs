@@ -78,9 +78,9 @@ pub(in crate::cli) struct Deploy {
     /// Whether acknowledged writes survive a crash of the host
     #[arg(long, value_enum, default_value_t = Durability::Log)]
     pub(in crate::cli) durability: Durability,
-    /// The manifest's version: higher than that of any before it
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(in crate::cli) manifest_version: u32,
+    /// The manifest's version: higher than that of any before it [default: the time, in seconds since 1970]
+    #[arg(long, value_name = "N")]
+    pub(in crate::cli) manifest_version: Option<u32>,
     /// The owner's secret key [default: DIR/owner.key, made if it is missing]
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) owner_key: Option<PathBuf>,
