@@ -70,7 +70,7 @@ pub enum GatewayError {
         seq: u64,
     },
     /// The system has no thread left for the journal.
-    #[error("the journal's thread cannot be started")]
+    #[error("the journal's thread cannot be started: raise the limit of processes (ulimit -u), or free memory")]
     Thread(#[source] std::io::Error),
     /// A port cannot be had.
     #[error("cannot listen on {address} for `{service}`: choose another port, or stop what uses it")]

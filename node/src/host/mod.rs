@@ -112,7 +112,7 @@ pub enum HostError {
         dir: PathBuf,
     },
     /// The folder of images cannot be used.
-    #[error("the image directory in {} cannot be used", dir.display())]
+    #[error("the image directory in {} cannot be used: see that it belongs to this user, and that the disk has space", dir.display())]
     Images {
         /// The node's directory.
         dir: PathBuf,
@@ -120,7 +120,7 @@ pub enum HostError {
         source: std::io::Error,
     },
     /// The module directory cannot be used.
-    #[error("the module directory in {} cannot be used", dir.display())]
+    #[error("the module directory in {} cannot be used: see that it belongs to this user, and that the disk has space", dir.display())]
     Modules {
         /// The node's directory.
         dir: PathBuf,
@@ -128,11 +128,26 @@ pub enum HostError {
         source: std::io::Error,
     },
     /// The system has no thread left for the journal.
-    #[error("the journal's thread cannot be started")]
+    #[error("the journal's thread cannot be started: raise the limit of processes (ulimit -u), or free memory")]
     Thread(#[source] std::io::Error),
     /// The mesh refused.
     #[error("the mesh cannot be used")]
     Net(#[from] wayfare_net::NetError),
+}
+
+impl HostError {
+    /// Whether the operator has to put something right first: a file, its owner, the disk.
+    pub const fn is_setup(&self) -> bool {
+        match self {
+            Self::Journal { .. }
+            | Self::Entry { .. }
+            | Self::Foreign { .. }
+            | Self::NoJournal { .. }
+            | Self::Images { .. }
+            | Self::Modules { .. } => true,
+            Self::Thread(_) | Self::Net(_) => false,
+        }
+    }
 }
 
 /// What workers and streams report to the owner.

@@ -152,7 +152,15 @@ pub(crate) async fn sevens(bench: &mut Bench) {
         let answered = bench.target.answer(&bench.authority, home, &four).await;
         let shots = seven_shots(bench, &four, &answered.seven);
         total = shots.len();
-        bench.fire(shots.into_iter().skip(next).take(1).collect()).await;
+        let shot: Vec<Shot> = shots.into_iter().skip(next).take(1).collect();
+        let is_unknown = shot.iter().any(|shot| shot.expect == Some(Reject::UnknownMessage));
+        bench.fire(shot).await;
+        let mut line = bench.line().await;
+        if is_unknown {
+            // That breaks no rule: the attempt goes on, until B refuses it.
+            let mig = ids_of(&four).mig;
+            line.say(&MigrateFrame::Refused(MigrateRefused { mig, reason: "full".to_owned() })).await;
+        }
         bench.until_no_attempt().await;
         next += 1;
     }
