@@ -67,7 +67,12 @@ const ALONE: &[Case] = &[
     ),
     case(NODE, "move", SETUP, "error: the following required arguments were not provided:\n  <SERVICE>…"),
     case(NODE, "swim", SETUP, "error: unrecognized subcommand 'swim'…"),
-    case(NODE, "drian", SETUP, "error: unrecognized subcommand 'drian'\n\n  tip: some similar subcommands exist: …"),
+    case(
+        NODE,
+        "drian",
+        SETUP,
+        "error: unrecognized subcommand 'drian'\n\n  tip: a similar subcommand exists: 'drain'…",
+    ),
     case(
         REGISTRY_PROGRAM,
         "run --dir {none}",
@@ -80,8 +85,18 @@ const ALONE: &[Case] = &[
         SETUP,
         "wayfare-registry: no registry is running in {none}: start it with `wayfare-registry run --dir {none}`",
     ),
-    case(SIM, "fuzz --break nothing", SETUP, "…"),
-    case(SIM, "demo --matrix {none}", SETUP, "…"),
+    case(
+        SIM,
+        "fuzz --break nothing",
+        SETUP,
+        "error: invalid value 'nothing' for '--break <NAME>': there is no such break; there are sync-gate, …",
+    ),
+    case(
+        SIM,
+        "demo --matrix {none}",
+        SETUP,
+        "wayfare-sim: cannot read the latency matrix {none}: check that the file exists and may be read: No such file…",
+    ),
 ];
 
 /// Of a directory that was made for `run`, with something wrong in it.
@@ -219,7 +234,12 @@ const RUNNING: &[Case] = &[
         OTHER,
         "wayfare-registry: no enrolled host or cloud is called `nobody`: `wayfare-registry enrolled` lists them",
     ),
-    case(REGISTRY_PROGRAM, "run --dir {registry}", SETUP, "wayfare-registry: …"),
+    case(
+        REGISTRY_PROGRAM,
+        "run --dir {registry}",
+        SETUP,
+        "wayfare-registry: {registry}/registry.journal is in use: a registry is running on it already; stop that one first",
+    ),
     case(
         REGISTRY_PROGRAM,
         "init --dir {registry}",
