@@ -18,6 +18,7 @@ pub mod host;
 mod mesh;
 mod metrics;
 pub mod node;
+mod questions;
 pub mod runtime;
 pub mod shutdown;
 pub mod state;

@@ -16,6 +16,7 @@ pub mod latency;
 pub mod limits;
 pub mod manifest;
 pub mod migration;
+pub mod order;
 pub mod outbox;
 pub mod placement;
 pub mod registry;

@@ -80,6 +80,16 @@ pub const FINISHED_MAX: usize = 4096;
 /// Migration histories kept for people (`wayfare migrations`, `trace`).
 pub const HISTORY_MAX: usize = 256;
 
+/// How far ahead an order's expiry may lie. Further: refused.
+pub const ORDER_LIFETIME_MAX: Micros = Micros::from_secs(3600);
+/// Removed services that a host remembers, to show them to a restored Registry. The oldest go first.
+pub const REMOVED_MAX: usize = 1024;
+/// Removed services that a Registry remembers. The oldest go first: a host that comes back after that gets no lease, but
+/// keeps what it has.
+pub const TOMBSTONES_MAX: usize = 100_000;
+/// By how much a service's era is raised when it is removed while nobody knows how often it moved since a backup.
+pub const REMOVED_ERA_GAP: u64 = 1 << 32;
+
 /// Services that leave a drained host at the same time, at most: as many as one peer may have half open at another.
 pub const DRAIN_AT_ONCE: usize = HALF_OPEN_PER_PEER_MAX;
 /// How often a drained host looks again which of its services can leave, if nothing happens that it must look at.

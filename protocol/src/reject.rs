@@ -92,6 +92,10 @@ rejections! {
     Full => "full", "a table is at its limit";
     Recovering => "recovering", "the registry was restored from a backup and has not heard yet what the hosts know";
     Cordoned => "cordoned", "the host takes no services now";
+    WrongOwner => "wrong_owner", "the order is not signed by the owner of the service";
+    Removed => "removed", "the service was removed by its owner";
+    NotFree => "not_free", "the removed service of this name may still be served: its lease has not ended";
+    Stopped => "stopped", "the service is stopped by its owner";
     SelfMove => "self_move", "the service is there already";
     BadToken => "bad_token", "the join token is unknown, used or expired";
     BadResources => "bad_resources", "the resources named are impossible";
@@ -167,6 +171,8 @@ rules! {
     RefuseAcked => "refuse_acked", "a request below the client's mark is refused";
     LogBeforeReply => "log_before_reply", "a response leaves only when its request is in the log on disk";
     SingleUseMig => "single_use_mig", "a migration is decided once";
+    LeaseBeforeName => "lease_before_name", "the name of a removed service is free only when nobody can serve it any more";
+    StoppedIsStill => "stopped_is_still", "a stopped service executes nothing";
     RecordOnce => "record_once", "a state record is applied once, in its place";
 }
 

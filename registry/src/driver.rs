@@ -16,6 +16,7 @@ use wayfare_net::{Incoming, Pool, PoolEvent, Watched};
 use wayfare_protocol::{
     ids::{Epoch, HostId, MigrationIds},
     migration::messages::{Answer as Decided, RegistryFrame},
+    order::Outcome,
     registry::{Effect, Event, RecoveryView, StoreOp, is_violation},
     reject::Reject,
     time::Micros,
@@ -374,6 +375,17 @@ fn log(event: &Event) {
                      needs its owner's order"
                 );
             }
+        }
+        Event::Ordered { service, action, by } => info!(service = %service, action, by = %by, "ordered by its owner"),
+        Event::CarriedOut { service, action, outcome: Outcome::Done } => {
+            info!(service = %service, action, "carried out");
+        }
+        Event::CarriedOut { service, action, outcome: Outcome::Refused(reason) } => {
+            warn!(service = %service, action, reason, "its host cannot carry it out");
+        }
+        Event::Removed { service, host } => {
+            let host = host.map_or_else(|| "unknown".to_owned(), |host| host.to_string());
+            info!(service = %service, host, "removed by its owner");
         }
         Event::Contradicted { placement, by } => match placement.unverified() {
             Ok(placement) => tracing::error!(

@@ -203,6 +203,9 @@ impl RegistryMetrics {
             | Event::Allowed { .. }
             | Event::Pinned { .. }
             | Event::Resumed { .. }
+            | Event::Ordered { .. }
+            | Event::CarriedOut { .. }
+            | Event::Removed { .. }
             | Event::WindowOver { .. } => return,
         };
         counter.inc();

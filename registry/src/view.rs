@@ -93,7 +93,7 @@ pub struct ServiceView {
     pub lease_left_ms: f64,
     /// Whether a move has been allowed and is not decided.
     pub moving: bool,
-    /// `placed`; after a restore from a backup `recovering` within the first half minute, then `waiting` until the host
+    /// `placed`, or by its owner's order `stopping`, `stopped` or `starting`; after a restore from a backup `recovering` within the first half minute, then `waiting` until the host
     /// in `waits_for` has shown what it has: nothing is decided about the service meanwhile.
     pub state: String,
     /// The host's key.
@@ -116,7 +116,12 @@ impl ServiceView {
             lease_left_ms: view.lease_left.as_millis_f64(),
             moving: view.moving,
             state: match view.suspended {
-                None => "placed",
+                None => match (view.order.standing, view.order.stopped) {
+                    (Some("stop"), false) => "stopping",
+                    (Some("start"), true) => "starting",
+                    (_, true) => "stopped",
+                    (_, false) => "placed",
+                },
                 Some(Suspension { window: true, .. }) => "recovering",
                 Some(Suspension { window: false, .. }) => "waiting",
             }

@@ -86,7 +86,8 @@ Examples:
   wayfare-sim demo --matrix my.csv --path 0,3,7     your own latencies, your own journey
   wayfare-sim demo --listen 127.0.0.1:8080          and meanwhile: curl -X POST http://127.0.0.1:8080/count
 
-A matrix is a square CSV of round-trip times in milliseconds; a header row and a column of labels may be there or not.")]
+A matrix is a square CSV of round-trip times in milliseconds; a header row and a column of
+labels may be there or not.")]
 struct DemoArgs {
     /// Clouds on the mesh
     #[arg(long, default_value_t = 8)]
@@ -140,8 +141,8 @@ Examples:
   wayfare-sim soak --minutes 1 --clouds 4           a short one
   wayfare-sim soak --seed 7 --json                  for programs: one JSON object on stdout
 
-Runs the programs `wayfare` and `wayfare-registry` that are beside this one. Exits with 1 if anything was lost or doubled, or a
-request has no answer.")]
+Runs the programs `wayfare` and `wayfare-registry` that are beside this one. Exits with 1 if
+anything was lost or doubled, or a request has no answer.")]
 struct SoakArgs {
     /// How long processes die and services move
     #[arg(long, default_value_t = 10.0)]
@@ -212,7 +213,8 @@ Examples:
     #[command(after_help = "\
 Example: wayfare-sim bench gateway --seconds 5 --runs 3
 
-Directly: a bare HTTP server in front of the same module in the same runtime, without gateway, mesh, session or log.")]
+Directly: a bare HTTP server in front of the same module in the same runtime, without gateway,
+mesh, session or log.")]
     Gateway {
         /// How long each load lasts
         #[arg(long, default_value_t = 3.0)]
@@ -233,7 +235,8 @@ Directly: a bare HTTP server in front of the same module in the same runtime, wi
     #[command(after_help = "\
 Example: wayfare-sim bench registry --rounds 500 --json
 
-The Registry's machine and its store on disk, without streams between: 64 services ask at the same time.")]
+The Registry's machine and its store on disk, without streams between: 64 services ask at the
+same time.")]
     Registry {
         /// How often each of them asks
         #[arg(long, default_value_t = 100)]

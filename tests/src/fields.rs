@@ -47,6 +47,8 @@ impl<'de> de::Deserializer<'de> for Tracer<'_> {
         deserialize_i64 visit_i64 0;
         deserialize_str visit_str "";
         deserialize_string visit_str "";
+        deserialize_bytes visit_bytes b"";
+        deserialize_byte_buf visit_bytes b"";
     }
 
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Error> {
@@ -102,7 +104,7 @@ impl<'de> de::Deserializer<'de> for Tracer<'_> {
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i32 i128 u128 f32 f64 char bytes byte_buf unit unit_struct map identifier ignored_any
+        i8 i16 i32 i128 u128 f32 f64 char unit unit_struct map identifier ignored_any
     }
 }
 

@@ -223,7 +223,7 @@ pub fn misshapen<F: Frame>(honest: &F, limit: usize) -> Vec<Shot> {
         shot("cut short", bytes[..bytes.len() - 1].to_vec(), Reject::Malformed),
         shot("with a byte more", [&bytes[..], &[0]].concat(), Reject::Malformed),
         shot("without a body", bytes[..2].to_vec(), Reject::Malformed),
-        shot("of another version", [&[VERSION + 1], &bytes[1..]].concat(), Reject::WrongVersion),
+        shot("of another version", [&[bytes[0] + 1], &bytes[1..]].concat(), Reject::WrongVersion),
         shot("of an unknown kind", [&[VERSION, 255], &bytes[2..]].concat(), Reject::UnknownMessage),
     ];
     if limit + 3 <= F::BYTES_MAX {

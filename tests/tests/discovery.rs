@@ -66,7 +66,8 @@ async fn a_registry_that_moved_is_found_again_and_decides() {
     .await;
     home.begin_move(service, cloud.host()).await;
     cloud.until_serving(service).await;
-    let gateway = RealGateway::start(&Authority::Real(registry), &["kv"]).await;
+    let authority = Authority::Real(registry);
+    let gateway = RealGateway::start(&authority, &["kv"]).await;
     assert_eq!(gateway.count("kv").await, 1);
 }
 

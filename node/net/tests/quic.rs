@@ -1,4 +1,5 @@
 //! TCP and QUIC on loopback sockets, one of them blocked, and neither round the emulator.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Nodes of different versions of the protocol, on real streams.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
 

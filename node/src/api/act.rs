@@ -19,7 +19,7 @@ use wayfare_protocol::{
     placement::{Explanation, Verdict},
     reject::Reject,
     trust::Signed,
-    wire,
+    wire::{self, Wire},
 };
 
 use super::{
@@ -32,7 +32,7 @@ use super::{
 use crate::words::{in_words, near};
 
 /// The longest that a caller may wait.
-const TIMEOUT_MAX_S: u64 = 3600;
+pub(super) const TIMEOUT_MAX_S: u64 = 3600;
 /// What owners of services without a log should know.
 const MEMORY_WARNING: &str =
     "its state is kept in memory only (durability = memory): moves lose nothing, but a crash or stop of its host does";
@@ -76,11 +76,12 @@ async fn wait<T>(
     }
 }
 
-fn manifest(headers: &HeaderMap) -> Result<Signed<Manifest>, Failure> {
-    let bad = |error: String| Failure::bad_request(error, "deploy with `wayfare deploy` of the node's version");
-    let header = headers.get(MANIFEST_HEADER).ok_or_else(|| bad(format!("no header `{MANIFEST_HEADER}`")))?;
-    let bytes = BASE64.decode(header.as_bytes()).map_err(|error| bad(format!("the manifest: {error}")))?;
-    wire::decode(&bytes).map_err(|reject| bad(format!("the manifest: {reject}")))
+/// What a header carries, base64.
+pub(super) fn header<T: Wire>(headers: &HeaderMap, name: &str) -> Result<T, Failure> {
+    let bad = |error: String| Failure::bad_request(error, "use the `wayfare` of the node's version");
+    let header = headers.get(name).ok_or_else(|| bad(format!("no header `{name}`")))?;
+    let bytes = BASE64.decode(header.as_bytes()).map_err(|error| bad(format!("header `{name}`: {error}")))?;
+    wire::decode(&bytes).map_err(|reject| bad(format!("header `{name}`: {reject}")))
 }
 
 pub(super) async fn deploy(
@@ -89,7 +90,7 @@ pub(super) async fn deploy(
     headers: HeaderMap,
     module: Bytes,
 ) -> Answer<Deployed> {
-    let signed = manifest(&headers)?;
+    let signed: Signed<Manifest> = header(&headers, MANIFEST_HEADER)?;
     let claims = signed.unverified()?;
     let host = api.host()?;
     let mut events = host.events().await.ok_or_else(Failure::stopping)?;

@@ -61,6 +61,13 @@ pub(super) fn advice(reason: &str) -> &'static str {
             "the manifest does not allow this cloud or region: see --allow-cloud, --allow-region"
         }
         Some(Reject::NameTaken) => "choose another --name, or deploy with the key of the service's owner (--owner-key)",
+        Some(Reject::NotFree) => {
+            "wait until the last host's lease has ended (`wayfare remove` waits for that), and deploy again"
+        }
+        Some(Reject::Removed) => "give it a higher --manifest-version",
+        Some(Reject::WrongOwner) => "sign with the key of the service's owner: --owner-key",
+        Some(Reject::OldCounter) => "a newer order was given: look at the clock of this machine, or give it again",
+        Some(Reject::Expired | Reject::NotYetValid) => "look at the clocks of this machine and of the registry's",
         Some(Reject::Conflict) => {
             "it is here already, or a move of it is under way: see `wayfare services`, `wayfare migrations`"
         }

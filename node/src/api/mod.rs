@@ -14,6 +14,8 @@
 //! | `GET /v1/services/{name}/logs?since=N` | [`Logs`](shapes::Logs) |
 //! | `POST /v1/deploy?timeout_s=N` | [`Deployed`](shapes::Deployed). Header [`MANIFEST_HEADER`]: the signed manifest, base64; body: the module |
 //! | `POST /v1/services/{name}/move` | [`Moved`](shapes::Moved). Body: [`MoveRequest`](shapes::MoveRequest) |
+//! | `GET /v1/records/{name}` | [`Record`](shapes::Record): what the registry has of a service, wherever that is |
+//! | `POST /v1/orders?timeout_s=N&wait=B` | [`Ordered`](shapes::Ordered). Header [`ORDER_HEADER`]: the owner's signed order, base64 |
 //! | `POST /v1/cordon`, `POST /v1/uncordon` | [`Cordoned`](shapes::Cordoned) |
 //! | `POST /v1/drain` | a [`DrainLine`](shapes::DrainLine) on each line. Body: [`DrainRequest`](shapes::DrainRequest). Closing it ends the drain |
 //!
@@ -56,6 +58,7 @@ mod error;
 mod gateway;
 mod lines;
 mod names;
+mod order;
 pub mod shapes;
 mod show;
 mod watch;
@@ -66,6 +69,8 @@ use names::Names;
 
 /// The header that carries a signed manifest beside its module.
 pub const MANIFEST_HEADER: &str = "wayfare-manifest";
+/// The header that carries an owner's signed order.
+pub const ORDER_HEADER: &str = "wayfare-order";
 /// Bytes of a request's body at most, but for a module: more is refused.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
@@ -180,6 +185,8 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/services/{name}/why", get(why::why))
         .route("/v1/services/{name}/logs", get(show::logs))
         .route("/v1/services/{name}/move", post(act::move_service))
+        .route("/v1/records/{name}", get(order::record))
+        .route("/v1/orders", post(order::order))
         .route("/v1/cordon", post(act::cordon))
         .route("/v1/uncordon", post(act::uncordon))
         .route("/v1/drain", post(drain::drain))

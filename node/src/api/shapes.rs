@@ -73,7 +73,7 @@ pub struct Service {
     pub id: Option<String>,
     /// `era.hop`.
     pub epoch: Option<String>,
-    /// `starting`, `serving`, `frozen`, `resuming`, `restoring`, `sealed`, `lost`, `broken`; at a gateway `placed` or
+    /// `starting`, `serving`, `stopped`, `frozen`, `resuming`, `restoring`, `sealed`, `lost`, `broken`; at a gateway `placed` or
     /// `unknown`.
     pub state: String,
     /// The id of the host that has it.
@@ -90,6 +90,50 @@ pub struct Service {
     pub durability: Option<String>,
     /// Where this gateway takes requests for it; null elsewhere.
     pub listen: Option<String>,
+}
+
+/// `{name, id, epoch, host, owner, version, manifest}`: what the registry has of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// `era.hop`.
+    pub epoch: String,
+    /// The id of the host that has it.
+    pub host: String,
+    /// The owner's public key.
+    pub owner: String,
+    /// The manifest's version.
+    pub version: u32,
+    /// The signed manifest, base64.
+    pub manifest: String,
+}
+
+/// How far an order is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderProgress {
+    /// The registry has it, and tells the service's host.
+    Running,
+    /// It was carried out.
+    Done,
+}
+
+/// `{service, id, action, order, outcome}`: an order that the registry took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ordered {
+    /// The service's name, as far as this node knows it.
+    pub service: String,
+    /// Its id.
+    pub id: String,
+    /// `stop`, `start` or `remove`.
+    pub action: String,
+    /// The order's hash.
+    pub order: String,
+    /// `done`, or `running`.
+    pub outcome: OrderProgress,
 }
 
 /// `{service, client, from, cloud, host, rtt_ms, age_s, stale, samples, lost, here}`: a round trip that a node measured: from

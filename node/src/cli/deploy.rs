@@ -79,12 +79,17 @@ fn owner_key(context: &Context, named: Option<&Path>) -> Result<Secret, Failure>
     }
 }
 
+/// The version of a manifest that is signed now.
+pub(super) fn by_time() -> u32 {
+    u32::try_from(crate::clock::now().wall.0 / 1_000_000).unwrap_or(u32::MAX)
+}
+
 fn manifest(args: &args::Deploy, registry: RegistryId, owner: OwnerKey, module: &[u8]) -> Manifest {
     Manifest {
         service: service_id(registry, owner, &args.name),
         name: args.name.clone(),
         owner,
-        version: args.manifest_version,
+        version: args.manifest_version.unwrap_or_else(by_time),
         code: module_digest(module),
         tos: ServiceType::Request,
         required: Resources {

@@ -21,6 +21,7 @@ mod deploy;
 mod doctor;
 mod drain;
 mod failure;
+mod order;
 mod project;
 mod setup;
 mod show;
@@ -95,6 +96,9 @@ async fn command(context: &Context, command: Command, given: Given) -> Result<()
         Command::Run(args) => setup::run(context, args, given).await,
         Command::New(args) => project::new(context, args),
         Command::Deploy(args) => deploy::deploy(context, args).await,
+        Command::Stop(args) => order::stop(context, args).await,
+        Command::Start(args) => order::start(context, args).await,
+        Command::Remove(args) => order::remove(context, args).await,
         Command::Clouds => show::clouds(context).await,
         Command::Services => show::services(context).await,
         Command::Rtt => show::rtt(context).await,

@@ -148,7 +148,10 @@ impl Ingress {
         }
         match answer.await {
             Ok(Answer::Response(bytes)) => (Outcome::Answered, http::response(bytes)),
-            Ok(Answer::Failed(failure)) => (Outcome::of(&failure), refusal(failure.status(), &failure.to_string())),
+            Ok(Answer::Failed(failure)) => {
+                let text = format!("`{}`: {failure}", super::name(&self.service));
+                (Outcome::of(&failure), refusal(failure.status(), &text))
+            }
             Ok(Answer::Refused(refuse)) => refused(refusal(refuse.status(), &refuse.to_string())),
             Err(_) => {
                 let text = "the gateway is stopping: whether the request was executed is not known, unless it is sent again \

@@ -15,13 +15,16 @@ use wayfare_journal::{Journal, JournalError, JournalWriter};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
     gateway::{Failure, Gateway, GatewayConfig, IdempotencyKey, Refuse, figures::Figures},
-    migration::messages::Lookup,
+    migration::messages::{Lookup, RegistryFrame},
     reject::{RejectCounters, Strict},
     suite::Dalek,
     time::Now,
 };
 
-use crate::metrics::{gateway::GatewayMetrics, journal::JournalMetrics};
+use crate::{
+    metrics::{gateway::GatewayMetrics, journal::JournalMetrics},
+    questions::{ANSWER_TIME, Question, Told},
+};
 
 mod http;
 mod ingress;
@@ -73,7 +76,7 @@ pub enum GatewayError {
         seq: u64,
     },
     /// The system has no thread left for the journal.
-    #[error("the journal's thread cannot be started")]
+    #[error("the journal's thread cannot be started: raise the limit of processes (ulimit -u), or free memory")]
     Thread(#[source] std::io::Error),
     /// A port cannot be had.
     #[error("cannot listen on {address} for `{service}`: choose another port, or stop what uses it")]
@@ -114,6 +117,8 @@ enum Command {
         room: OwnedSemaphorePermit,
     },
     With(Query),
+    /// Asks the gateway's Registry.
+    Ask(Question),
     Numbers {
         reply: oneshot::Sender<Numbers>,
     },
@@ -154,6 +159,13 @@ impl GatewayHandle {
         });
         self.commands.send(Command::With(query)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Asks this gateway's Registry. `None` if it does not answer in time.
+    pub(crate) async fn ask(&self, frame: RegistryFrame) -> Option<Told> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Ask(Question { frame, reply })).await.ok()?;
+        tokio::time::timeout(ANSWER_TIME, answer).await.ok()?.ok()
     }
 
     pub(crate) fn metrics(&self) -> &GatewayMetrics {

@@ -31,6 +31,7 @@ use crate::{
     clock::{entropy, now},
     mesh::{meet, newer, unsent},
     metrics::gateway::GatewayMetrics,
+    questions::Questions,
 };
 
 /// The longest sleep.
@@ -48,6 +49,9 @@ pub(super) struct Kept {
 
 pub(super) struct Owner {
     machine: Machine,
+    /// Whose word this gateway lives by.
+    home: RegistryId,
+    questions: Questions,
     bundle: TrustBundle,
     net: Net,
     net_events: mpsc::Receiver<NetEvent>,
@@ -78,6 +82,7 @@ impl Owner {
     ) -> Result<Self, GatewayError> {
         let Kept { journal, last_seq, entries, metrics } = kept;
         let bundle = parts.config.bundle.clone();
+        let home = parts.config.registry;
         let mut machine = Machine::new(parts.config, &entries, last_seq, &mut entropy());
         {
             let synced = journal.synced();
@@ -96,6 +101,8 @@ impl Owner {
         let (rtts, measured) = mpsc::channel(RTTS_MAX);
         Ok(Self {
             machine,
+            home,
+            questions: Questions::default(),
             bundle,
             net: parts.net,
             net_events: parts.net_events,
@@ -205,15 +212,18 @@ impl Owner {
                     self.watched.send(frame.name(), || self.requests.send(host, &[], frame.to_bytes().into()));
                 }
                 Effect::Lookup { registry, lookup } => {
-                    if let Ok(anchor) = self.bundle.anchor(registry) {
-                        let frame = RegistryFrame::Lookup(lookup);
-                        let send = || self.registry.send(anchor.host(), &anchor.addresses, frame.to_bytes().into());
-                        self.watched.send(frame.name(), send);
-                    }
+                    self.tell_registry(registry, &RegistryFrame::Lookup(lookup));
                 }
                 Effect::Answer { ticket, response } => self.answer(ticket, Answer::Response(response)),
                 Effect::Fail { ticket, reason } => self.answer(ticket, Answer::Failed(reason)),
             }
+        }
+    }
+
+    fn tell_registry(&mut self, registry: RegistryId, frame: &RegistryFrame) {
+        if let Ok(anchor) = self.bundle.anchor(registry) {
+            let send = || self.registry.send(anchor.host(), &anchor.addresses, frame.to_bytes().into());
+            self.watched.send(frame.name(), send);
         }
     }
 
@@ -232,6 +242,11 @@ impl Owner {
                 let figures = self.machine.figures(now());
                 // Who asked may have given up.
                 let _ = reply.send(Numbers { figures, rejects: self.machine.rejects().clone(), streams });
+            }
+            Command::Ask(question) => {
+                if let Some(frame) = self.questions.ask(question) {
+                    self.tell_registry(self.home, &frame);
+                }
             }
             Command::Request { service, request, key, reply, room } => {
                 match self.machine.handle_request(now(), &service, request, key) {
@@ -301,6 +316,7 @@ impl Owner {
             anchors.iter().find(|anchor| anchor.host() == peer).map(|anchor| anchor.id).ok_or(Reject::WrongPeer)?;
         // What the machine sees, it counts itself.
         let unseen = match RegistryFrame::from_bytes(bytes) {
+            Ok(frame) if self.questions.answered(&frame) => return Ok(()),
             Ok(RegistryFrame::Found(found)) => return self.machine.handle_found(now(), registry, &found),
             Ok(RegistryFrame::Refused(refused)) if refused.reason == Reject::NotEnrolled.name() => {
                 warn!("the registry does not know this gateway: make it join again, with a new token");

@@ -19,6 +19,7 @@ use wayfare_protocol::{
     host::{Event, Host, HostConfig, Identity, Restored, figures::Figures, hosted::Stay},
     ids::{ClientId, Digest, HostId, MigrationId, ServiceId},
     manifest::Manifest,
+    migration::messages::RegistryFrame,
     reject::{Reject, RejectCounters},
     time::{Micros, Now},
     trust::{Signed, TrustBundle},
@@ -28,6 +29,7 @@ use wayfare_telemetry::Spans;
 use crate::{
     clock::Entropy,
     metrics::{host::HostMetrics, journal::JournalMetrics},
+    questions::{ANSWER_TIME, Question, Told},
     runtime::{Driver, Instance, LogTail, Prepared},
     words::describe,
 };
@@ -116,7 +118,7 @@ pub enum HostError {
         dir: PathBuf,
     },
     /// The folder of images cannot be used.
-    #[error("the image directory in {} cannot be used", dir.display())]
+    #[error("the image directory in {} cannot be used: see that it belongs to this user, and that the disk has space", dir.display())]
     Images {
         /// The node's directory.
         dir: PathBuf,
@@ -124,7 +126,7 @@ pub enum HostError {
         source: std::io::Error,
     },
     /// The module directory cannot be used.
-    #[error("the module directory in {} cannot be used", dir.display())]
+    #[error("the module directory in {} cannot be used: see that it belongs to this user, and that the disk has space", dir.display())]
     Modules {
         /// The node's directory.
         dir: PathBuf,
@@ -132,11 +134,26 @@ pub enum HostError {
         source: std::io::Error,
     },
     /// The system has no thread left for the journal.
-    #[error("the journal's thread cannot be started")]
+    #[error("the journal's thread cannot be started: raise the limit of processes (ulimit -u), or free memory")]
     Thread(#[source] std::io::Error),
     /// The mesh refused.
     #[error("the mesh cannot be used")]
     Net(#[from] wayfare_net::NetError),
+}
+
+impl HostError {
+    /// Whether the operator has to put something right first: a file, its owner, the disk.
+    pub const fn is_setup(&self) -> bool {
+        match self {
+            Self::Journal { .. }
+            | Self::Entry { .. }
+            | Self::Foreign { .. }
+            | Self::NoJournal { .. }
+            | Self::Images { .. }
+            | Self::Modules { .. } => true,
+            Self::Thread(_) | Self::Net(_) => false,
+        }
+    }
 }
 
 /// What workers and streams report to the owner.
@@ -230,6 +247,8 @@ enum Command {
         prepared: Prepared,
         reply: oneshot::Sender<Result<ServiceId, DeployError>>,
     },
+    /// Asks the node's Registry.
+    Ask(Question),
     /// Numbers for gauges.
     Numbers { reply: oneshot::Sender<Numbers> },
     /// Subscribes to what happens.
@@ -314,6 +333,13 @@ impl HostHandle {
         let command = Command::Deploy { manifest, module, prepared, reply };
         self.commands.send(command).await.map_err(|_| DeployError::Stopping)?;
         answer.await.unwrap_or(Err(DeployError::Stopping))
+    }
+
+    /// Asks this node's Registry. `None` if it does not answer in time.
+    pub(crate) async fn ask(&self, frame: RegistryFrame) -> Option<Told> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Ask(Question { frame, reply })).await.ok()?;
+        tokio::time::timeout(ANSWER_TIME, answer).await.ok()?.ok()
     }
 
     /// What happens on this host from now on. A reader that falls far behind misses some.

@@ -42,6 +42,7 @@ use crate::{
     clock::{Entropy, entropy, now},
     mesh::{advertisable, meet, newer, unsent},
     metrics::host::HostMetrics,
+    questions::Questions,
     runtime::{Driver, Prepared},
     words::describe,
 };
@@ -89,6 +90,9 @@ pub(super) struct Kept {
 
 pub(super) struct Owner {
     host: Host,
+    /// Whose word this node lives by.
+    home: RegistryId,
+    questions: Questions,
     rng: Entropy,
     bundle: TrustBundle,
     net: Net,
@@ -136,6 +140,7 @@ impl Owner {
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, HostError> {
+        let home = parts.identity.registry;
         let HostParts { bundle, net, net_events, advertised, driver, witness, spans, .. } = parts;
         let Kept { journal, modules, images, logs, metrics } = kept;
         // Configured addresses stay; others follow the interfaces.
@@ -159,6 +164,8 @@ impl Owner {
         synced.mark_changed();
         Ok(Self {
             host,
+            home,
+            questions: Questions::default(),
             rng: entropy(),
             bundle,
             net,
@@ -530,6 +537,8 @@ impl Owner {
                 "lost: its state was in memory only (durability = memory) when this node stopped; start with \
                  --forget-lost to give it up"
             ),
+            Event::Ordered(service, action) => info!(%service, order = action.name(), "carried out its owner's order"),
+            Event::Removed(service) => info!(%service, "removed by its owner: nothing of it is left here"),
             Event::NotSaved(service, reason) => warn!(%service, reason, "no image was saved: the log stays, and grows"),
             Event::AttemptEnded(trace) => self.attempt_ended(trace),
         }
@@ -563,6 +572,11 @@ impl Owner {
                 let figures = self.host.figures(now());
                 // Who asked may have given up.
                 let _ = reply.send(Numbers { figures, rejects: self.host.rejects().clone(), streams });
+            }
+            Command::Ask(question) => {
+                if let Some(frame) = self.questions.ask(question) {
+                    self.tell_registry(self.home, &frame);
+                }
             }
             Command::Events { reply } => drop(reply.send(self.events.subscribe())),
             Command::Deploy { manifest, module, prepared, reply } => {
@@ -701,6 +715,9 @@ impl Owner {
                     return;
                 }
                 let Some(registry) = self.registry_at(peer) else { return };
+                if RegistryFrame::from_bytes(&bytes).is_ok_and(|frame| self.questions.answered(&frame)) {
+                    return;
+                }
                 let handled = self.host.handle_registry_frame(now(), registry, &bytes, &mut self.rng);
                 if let Err(reject) = handled {
                     warn!(%reject, "the registry sent something unusable");

@@ -44,7 +44,7 @@ impl Outcome {
         match failure {
             Failure::Timeout | Failure::StillTrying => Self::Expired,
             Failure::Refused(_) => Self::Refused,
-            Failure::NotExecuted(_) | Failure::NoSuchService | Failure::SessionLost => Self::Failed,
+            Failure::NotExecuted(_) | Failure::NoSuchService | Failure::SessionLost | Failure::Stopped => Self::Failed,
         }
     }
 }

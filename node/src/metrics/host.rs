@@ -200,6 +200,8 @@ impl HostMetrics {
             | Event::MovedAway(..)
             | Event::MoveFailed(..)
             | Event::Progress(_)
+            | Event::Ordered(..)
+            | Event::Removed(_)
             | Event::Restoring(..) => return,
         };
         self.alarms.get_or_create(&[("kind", alarm)]).inc();

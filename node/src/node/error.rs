@@ -58,7 +58,7 @@ pub enum NodeError {
     #[error("this machine cannot run services")]
     Driver(#[from] ProbeError),
     /// Compiled code cannot be kept.
-    #[error("cannot make {dir} for compiled code")]
+    #[error("cannot make {dir} for compiled code: see that it belongs to this user, and that the disk has space")]
     CodeCache {
         /// Where.
         dir: PathBuf,
@@ -87,9 +87,11 @@ impl NodeError {
             | Self::Metrics(_)
             | Self::Telemetry(_) => true,
             Self::Enrol(error) => matches!(error, EnrolError::Refused { .. } | EnrolError::State(_)),
-            Self::Gateway(error) => matches!(error, GatewayError::Listen { .. } | GatewayError::Service { .. }),
+            Self::Gateway(error) => !matches!(error, GatewayError::Thread(_)),
             Self::Api(error) => error.is_setup(),
-            Self::Net(_) | Self::Host(_) | Self::Driver(_) | Self::CodeCache { .. } => false,
+            Self::Host(error) => error.is_setup(),
+            Self::CodeCache { .. } => true,
+            Self::Net(_) | Self::Driver(_) => false,
         }
     }
 }

@@ -103,6 +103,32 @@ pub enum CallError {
     Lost(String),
 }
 
+/// Why a state did not go from one version of a service's code to another.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// The old version has no `wayfare_save`.
+    #[error("no_state_export: the version that runs exports no `wayfare_save`, so its state cannot be kept")]
+    NoSave,
+    /// The old version could not save.
+    #[error("state_not_saved: `wayfare_save` of the version that runs answered 0")]
+    NotSaved,
+    /// The new version has no `wayfare_load`.
+    #[error("no_state_import: the new version exports no `wayfare_load`, so it cannot take the state")]
+    NoLoad,
+    /// The new version does not want it.
+    #[error("state_refused: `wayfare_load` of the new version answered {code}")]
+    Refused {
+        /// What it answered.
+        code: u32,
+    },
+    /// Either failed.
+    #[error("state_failed: {0}")]
+    Failed(Fault),
+    /// This machine failed: build the instance again.
+    #[error(transparent)]
+    Lost(CallError),
+}
+
 /// Why a capture did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use wayfare_protocol::ids::Digest;
 
 pub use blocker::Blocker;
-pub use error::{ApplyError, CallError, CaptureError, PrepareError, ProbeError, SinkClosed, StartError};
+pub use error::{ApplyError, CallError, CaptureError, HandOverError, PrepareError, ProbeError, SinkClosed, StartError};
 pub use fault::Fault;
 pub use limits::Limits;
 pub use log::{LogLine, LogStream, LogTail};
@@ -115,6 +115,18 @@ pub trait Instance: Send {
     /// # Errors
     /// Nothing changed.
     fn save(&self, salt: Salt, sink: &mut dyn Sink) -> Result<FinalState, CaptureError>;
+
+    /// Has the service write its state out for another version of its code. Its own state is afterwards as before.
+    ///
+    /// # Errors
+    /// Why there is nothing to take; but for [`HandOverError::Lost`] the service goes on.
+    fn hand_over(&mut self) -> Result<Vec<u8>, HandOverError>;
+
+    /// Has a service that was just started take what another version of its code wrote.
+    ///
+    /// # Errors
+    /// Why it does not; its state is then as before.
+    fn take_over(&mut self, state: &[u8]) -> Result<(), HandOverError>;
 
     /// What the service takes of this machine now.
     fn usage(&self) -> Usage;

@@ -88,6 +88,9 @@ pub enum Failure {
     /// The host refused it, by this [`Reject::name`](crate::reject::Reject::name).
     #[error("the service's host refused the request: {0}")]
     NotExecuted(String),
+    /// Its owner has stopped the service: it was not executed.
+    #[error("the service is stopped by its owner")]
+    Stopped,
     /// The Registry knows no such service.
     #[error("no such service is registered")]
     NoSuchService,
@@ -109,6 +112,7 @@ impl Failure {
             Self::Timeout | Self::StillTrying => 504,
             Self::NotExecuted(_) | Self::SessionLost => 502,
             Self::NoSuchService => 404,
+            Self::Stopped => 503,
             Self::Refused(refuse) => refuse.status(),
         }
     }

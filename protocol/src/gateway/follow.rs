@@ -136,6 +136,8 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
         match lookup {
             Lookup::Name(name) => {
                 if let Some(name) = self.names.get_mut(name) {
+                    // It is asked again at the next request only: soon, for it may be deployed by then.
+                    name.asking.reset();
                     failed.extend(name.waiting.drain(..).map(|waiting| waiting.ticket));
                 }
             }

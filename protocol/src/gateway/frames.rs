@@ -134,6 +134,14 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
                 self.not_there(now, host, service);
             }
             Some(Reject::Finished) if sequence == 0 && may_renew => self.renew(now.mono, service),
+            Some(Reject::Stopped) if route.may_have_run(sequence).is_some() => {
+                // What became of it when it was sent before, only the service can tell, once it is started.
+                let key = route.may_have_run(sequence).cloned();
+                route.unsend(sequence);
+                route.back_off(now.mono);
+                let waited = key.map(|key| self.keys.dismiss(service, &key)).unwrap_or_default();
+                self.fail(waited.into_iter(), &Failure::Stopped);
+            }
             _ if sequence == 0 => {
                 let failed = route.remove_all();
                 route.opened = false;
@@ -216,6 +224,10 @@ fn refused(pending: &Pending, reason: &str) -> End {
     if unsure && matches!(pending.who, Who::Key(_)) {
         End::Unknown(Failure::SessionLost)
     } else {
-        End::NotExecuted(Failure::NotExecuted(reason.to_owned()))
+        End::NotExecuted(if reason == Reject::Stopped.name() {
+            Failure::Stopped
+        } else {
+            Failure::NotExecuted(reason.to_owned())
+        })
     }
 }

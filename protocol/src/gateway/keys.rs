@@ -258,6 +258,18 @@ impl Keys {
         late
     }
 
+    /// The clients that wait for a request: they are to wait no longer, and it stays unresolved.
+    pub(super) fn dismiss(&mut self, service: ServiceId, key: &IdempotencyKey) -> Vec<Ticket> {
+        let Some(of) = self.services.get_mut(&service) else { return Vec::new() };
+        let Some(Keyed { state: State::Pending { waiting, .. }, .. }) = of.keys.get_mut(key) else { return Vec::new() };
+        let dismissed = std::mem::take(waiting);
+        of.waiting -= dismissed.len();
+        for wait in &dismissed {
+            self.waits.remove(wait);
+        }
+        dismissed.into_iter().map(|(_, ticket)| ticket).collect()
+    }
+
     /// Forgets what was resolved long ago.
     pub(super) fn expire(&mut self, now: Instant) {
         let oldest = |of: &OfService| of.done.first_key_value().map(|(_, (until, key))| (*until, key.clone()));

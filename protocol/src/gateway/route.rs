@@ -320,6 +320,14 @@ impl Route {
         self.remove_all()
     }
 
+    /// The key of a request that was sent before it was last sent: another host, or another session, may have executed it.
+    pub(super) fn may_have_run(&self, sequence: u64) -> Option<&IdempotencyKey> {
+        match self.pending.get(&sequence) {
+            Some(Pending { who: Who::Key(key), earlier: true, .. }) => Some(key),
+            Some(_) | None => None,
+        }
+    }
+
     /// This request must be sent again.
     pub(super) fn unsend(&mut self, sequence: u64) {
         // Whatever a host says: not before it is on disk.

@@ -22,7 +22,6 @@ use crate::{
     },
     placement::Placer,
     reject::{Guards, Reject, Rule},
-    session::Sessions,
     suite::Suite,
     time::{Instant, Now},
     trust::{CoSigned, Signed},
@@ -177,6 +176,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 self.handle_refused(now, refused.about, &refused.reason, rng);
                 Ok(())
             }
+            RegistryFrame::Order(order) => self.handle_order(now, &order),
+            RegistryFrame::Removed(tombstone) => self.handle_removed(now, &tombstone),
             RegistryFrame::VerifyCloud(_)
             | RegistryFrame::VerifyService(_)
             | RegistryFrame::Complete(_)
@@ -189,6 +190,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
             | RegistryFrame::Enrolled(_)
             | RegistryFrame::Lookup(_)
             | RegistryFrame::Found(_)
+            | RegistryFrame::OrderDone(_)
+            | RegistryFrame::OrderState(_)
             | RegistryFrame::Shown(_) => Err(Reject::UnexpectedMessage),
         }
     }
@@ -421,7 +424,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
     fn handle_arrived(&mut self, now: Now, mig: MigrationId, signed: &Signed<Placement>) -> Result<(), Reject> {
         let arrival = self.arrivals.get(&mig).ok_or(Reject::UnknownMigration)?;
         let placement = arrival.target.handle_placement::<S, G>(&party!(self), signed)?;
-        let (sessions, placer) = self.unpack(now, arrival)?;
+        let (belongings, placer) = self.unpack(now, arrival)?;
+        let super::departures::Unpacked { sessions, ordered, stopped, .. } = belongings;
         let Some(mut arrival) = self.arrivals.remove(&mig) else { return Ok(()) };
         // R answered after 10 was first sent, so a lease counted from there ends no later than R's.
         let asked = arrival.completing.map_or(now.mono, |(first_sent, _)| first_sent);
@@ -432,6 +436,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         self.place(placement, manifest, secret, lease, sessions, placer, true, now.wall);
         if let Some(hosted) = self.services.get_mut(&(service, epoch)) {
             hosted.arriving_since = arrival.answered;
+            (hosted.ordered, hosted.stopped) = (ordered, stopped);
         }
         self.outbox.promise(Effect::Activate { mig, service, epoch });
         self.outbox.promise(Effect::Gossip(Gossip::Placement(signed.clone())));
@@ -441,12 +446,13 @@ impl<S: Suite, G: Guards> Host<S, G> {
         Ok(())
     }
 
-    fn unpack(&self, now: Now, arrival: &Arrival) -> Result<(Sessions, Placer), Reject> {
+    fn unpack(&self, now: Now, arrival: &Arrival) -> Result<(super::departures::Unpacked, Placer), Reject> {
         let bytes = arrival.belongings.as_deref().ok_or(Reject::UnexpectedMessage)?;
-        let (sessions, memory) = Belongings::unpack(bytes)?;
+        let belongings = Belongings::unpack(bytes)?;
         let manifest = arrival.target.manifest();
-        let placer = Placer::new(self.config.placement, manifest.required, manifest.max_rtt).with_memory(now, &memory);
-        Ok((sessions, placer))
+        let placer = Placer::new(self.config.placement, manifest.required, manifest.max_rtt)
+            .with_memory(now, &belongings.memory);
+        Ok((belongings, placer))
     }
 
     /// Whether `bytes` can be this service's client table: checked before 9 promises to hold it.

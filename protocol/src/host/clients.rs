@@ -130,6 +130,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let Some(hosted) = self.services.get_mut(&stay) else { return };
         let Call { service, client, sequence, hash, acked_below, request } = call;
         match hosted.sessions.admit::<G>(client, sequence, hash, acked_below) {
+            Ok(Admit::Execute) if hosted.is_closed::<G>() => {
+                hosted.sessions.forget(client, sequence);
+                self.not_executed(gateway, service, client, sequence, Reject::Stopped);
+            }
             Ok(Admit::Execute) => {
                 hosted.queue.push_back(Waiting { client, gateway, sequence, hash, acked_below, request });
                 self.pump(stay, now);
@@ -165,8 +169,13 @@ impl<S: Suite, G: Guards> Host<S, G> {
         self.outbox.now(Effect::ToGateway(gateway, ClientFrame::NotExecuted(frame)));
     }
 
-    /// Gives the instance its next request, if it may have one.
+    /// Gives the instance its next request, if it may have one; else does what its owner has ordered.
     pub(super) fn pump(&mut self, stay: Stay, now: Now) {
+        self.pump_queue(stay, now);
+        self.carry_out(stay, now);
+    }
+
+    fn pump_queue(&mut self, stay: Stay, now: Now) {
         let (service, epoch) = stay;
         while let Some(hosted) = self.services.get_mut(&stay) {
             if hosted.running.is_some() || !hosted.may_serve::<G>(now.mono) {

@@ -4,6 +4,7 @@ use super::{
     Effect, Entry, Event, Host,
     effect::CaptureJob,
     hosted::{Attempt, Hosted, LeaseClock, Retry, Run, Stay},
+    orders::Ordered,
     took,
 };
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     },
     placement::{Candidate, Explanation, Memory},
     reject::{Guards, Reject, Rule},
+    session::Sessions,
     suite::Suite,
     time::{Instant, Now, Timestamp},
     trust::Signed,
@@ -33,6 +35,29 @@ pub(super) struct Belongings {
     pub(super) sessions: Vec<u8>,
     /// What the placer learnt of the users.
     pub(super) memory: Memory,
+    /// The last order that was carried out.
+    pub(super) ordered: Ordered,
+    /// Whether the owner has stopped the service.
+    pub(super) stopped: bool,
+}
+
+/// [`Belongings`] of a service of which nothing was ever ordered: as they were before there were orders.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Unordered {
+    pub(super) sessions: Vec<u8>,
+    pub(super) memory: Memory,
+}
+
+impl wire::Wire for Unordered {
+    const LIMIT: usize = Belongings::LIMIT;
+}
+
+/// [`Belongings`] that were read.
+pub(super) struct Unpacked {
+    pub(super) sessions: Sessions,
+    pub(super) memory: Memory,
+    pub(super) ordered: Ordered,
+    pub(super) stopped: bool,
 }
 
 impl wire::Wire for Belongings {
@@ -79,7 +104,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
     pub(super) fn place_if_due(&mut self, stay: Stay, now: Now, rng: &mut dyn rand_core::Rng) {
         let me = self.me();
         let Some(hosted) = self.services.get(&stay) else { return };
-        let decides = self.draining.is_none() && hosted.attempt.is_none() && hosted.may_serve::<G>(now.mono);
+        // A stopped service has no users to be near to.
+        let serves = hosted.may_serve::<G>(now.mono) && !hosted.stopped;
+        let decides = self.draining.is_none() && hosted.attempt.is_none() && serves;
         if !decides || !hosted.placer.is_due(now.mono) {
             return;
         }
@@ -206,10 +233,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
         if hosted.run != Run::Freezing || hosted.running.is_some() {
             return;
         }
+        let belongings = Belongings::pack(hosted, now);
         let Some(attempt) = &mut hosted.attempt else { return };
         let (Some(agreement), Some(ids)) = (attempt.agreement.take(), attempt.source.ids()) else { return };
         hosted.run = Run::Frozen;
-        let belongings = Belongings::pack(&hosted.sessions, hosted.placer.memory(now));
         self.outbox.now(Effect::Capture(CaptureJob {
             ids,
             addresses: attempt.source.addresses().to_vec(),
@@ -463,8 +490,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
             Some((_, retry)) => retry.at,
             None => attempt.deadline,
         });
-        let serves = hosted.attempt.is_none() && hosted.run == Run::Serving && !hosted.lease.reported;
-        let decides = serves && self.draining.is_none();
+        let serves = hosted.run == Run::Serving && !hosted.stopped && !hosted.lease.reported;
+        let decides = hosted.attempt.is_none() && serves && self.draining.is_none();
         let place = if decides { hosted.placer.due_at() } else { Instant(u64::MAX) };
         lease.min(attempt.unwrap_or(Instant(u64::MAX))).min(place)
     }

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     Arrival, Effect, Entry, Event, Host, HostConfig, Identity,
-    departures::Belongings,
+    departures::{Belongings, Unordered, Unpacked},
     effect::{Base, HeldJob, ImageId, Logged, RestoreJob, Restored},
     hosted::{Attempt, Disk, Hosted, LeaseClock, Retry, Run, Stay, Waiting},
     leases::Registering,
+    orders::Ordered,
 };
 use crate::{
     ids::{Digest, Epoch, HostId, MigrationId, MigrationIds, ServiceId},
@@ -23,6 +24,7 @@ use crate::{
         target::{Held, Target},
         trace::{Side, Trace},
     },
+    order::Tombstone,
     placement::Placer,
     reject::{Guards, Reject},
     session::Sessions,
@@ -48,6 +50,8 @@ struct Remembered {
     imaged: Option<u64>,
     consented: Option<(MigrationIds, Consented, Vec<String>)>,
     sealed: bool,
+    ordered: Ordered,
+    stopped: bool,
 }
 
 /// A state in the journal that was promised to be held.
@@ -66,6 +70,7 @@ struct Memory {
     keys: BTreeMap<MigrationId, (MigrationIds, [u8; 32])>,
     held: BTreeMap<MigrationId, RememberedHeld>,
     departed: Vec<Signed<Placement>>,
+    removed: Vec<Signed<Tombstone>>,
     finished: VecDeque<MigrationId>,
     cordoned: bool,
     started: BTreeMap<Stay, Vec<u8>>,
@@ -79,8 +84,17 @@ impl Memory {
                 let claim = placement.unverified()?;
                 self.registering.remove(&claim.service);
                 self.end(claim.mig);
-                let service =
-                    Remembered { placement, manifest, secret, received, imaged: None, consented: None, sealed: false };
+                let service = Remembered {
+                    placement,
+                    manifest,
+                    secret,
+                    received,
+                    imaged: None,
+                    consented: None,
+                    sealed: false,
+                    ordered: Ordered::default(),
+                    stopped: false,
+                };
                 self.services.insert((claim.service, claim.epoch), service);
             }
             Entry::Registering { frame, secret } => {
@@ -135,6 +149,12 @@ impl Memory {
                 }
                 self.forget((service, epoch));
             }
+            Entry::Ordered { service, epoch, ordered, stopped } => {
+                if let Some(service) = self.services.get_mut(&(service, epoch)) {
+                    (service.ordered, service.stopped) = (ordered, stopped);
+                }
+            }
+            Entry::Removed { tombstone } => self.remove(tombstone)?,
             Entry::Departed { placement } => self.departed.push(placement),
             Entry::Finished { migs } => self.finished.extend(migs),
             Entry::Cordoned { cordoned } => self.cordoned = cordoned,
@@ -146,6 +166,19 @@ impl Memory {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn remove(&mut self, signed: Signed<Tombstone>) -> Result<(), Reject> {
+        let Tombstone { service, epoch, .. } = signed.unverified()?;
+        let stays: Vec<Stay> =
+            self.services.keys().filter(|stay| stay.0 == service && stay.1 <= epoch).copied().collect();
+        stays.into_iter().for_each(|stay| self.forget(stay));
+        let ended = |ids: &MigrationIds| ids.service == service && ids.epoch <= epoch;
+        let keys = self.keys.values().map(|(ids, _)| ids).chain(self.held.values().map(|held| &held.ids));
+        let migs: Vec<MigrationId> = keys.filter(|ids| ended(ids)).map(|ids| ids.mig).collect();
+        migs.into_iter().for_each(|mig| self.end(mig));
+        self.removed.push(signed);
         Ok(())
     }
 
@@ -188,6 +221,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
         host.cordoned = memory.cordoned;
         for placement in memory.departed {
             host.departs(placement.unverified()?.service, placement);
+        }
+        for signed in memory.removed {
+            host.remember_removed(&signed.unverified()?, signed);
         }
         let mut images = Vec::new();
         let (mut jobs, mut dropped) = (Vec::new(), Vec::new());
@@ -246,7 +282,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         images: &mut Vec<ImageId>,
     ) -> Result<Option<Effect>, Reject> {
         let (service, epoch) = stay;
-        let Remembered { placement, manifest, secret, received, imaged, consented, sealed } = remembered;
+        let Remembered { placement, manifest, secret, received, imaged, consented, sealed, ordered, stopped } =
+            remembered;
         let placement = self.bundle.verify::<S, G, Placement>(&placement, service.registry, Receiver::Anyone)?;
         let manifest = self.manifest_of(&manifest, service)?;
         let image = match imaged {
@@ -324,6 +361,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
             counter: 0,
             since: now.wall,
             disk: durable.then_some(disk),
+            stopped,
+            ordered,
+            order: None,
             arriving_since: None,
         };
         self.services.insert(stay, hosted);
@@ -384,8 +424,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 return;
             }
         };
-        if let Some((sessions, memory)) = belongings {
+        if let Some(Unpacked { sessions, memory, ordered, stopped }) = belongings {
             hosted.sessions = sessions;
+            if ordered.sequence > hosted.ordered.sequence {
+                (hosted.ordered, hosted.stopped) = (ordered, stopped);
+            }
             hosted.placer = Placer::new(self.config.placement, hosted.manifest.required, hosted.manifest.max_rtt)
                 .with_memory(now, &memory);
         }
@@ -447,7 +490,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     pub(super) fn image_if_due(&mut self, stay: Stay, now: Now) {
         let Some(hosted) = self.services.get_mut(&stay) else { return };
         let idle = hosted.run == Run::Serving && hosted.running.is_none() && hosted.attempt.is_none();
-        let belongings = || Belongings::pack(&hosted.sessions, hosted.placer.memory(now));
+        let belongings = Belongings::pack(hosted, now);
         let Some(disk) = hosted.disk.as_mut().filter(|disk| idle && disk.saving.is_none()) else { return };
         if disk.log_bytes < disk.next_image_at {
             return;
@@ -455,7 +498,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let (service, epoch) = stay;
         disk.saving = Some((disk.last, disk.log_bytes));
         let upto = disk.last;
-        self.outbox.now(Effect::SaveImage { service, epoch, upto, belongings: belongings() });
+        self.outbox.now(Effect::SaveImage { service, epoch, upto, belongings });
     }
 
     /// The driver has saved and synced an image, of so many bytes; or could not.
@@ -557,6 +600,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
         if self.cordoned {
             entries.push(Entry::Cordoned { cordoned: true });
         }
+        for (_, tombstone) in &self.removed {
+            entries.push(Entry::Removed { tombstone: tombstone.clone() });
+        }
         for departed in &self.departed {
             entries.push(Entry::Departed { placement: departed.placement.clone() });
         }
@@ -575,6 +621,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
             });
             if let Some(ImageId::Taken { upto, .. }) = disk.and_then(|disk| disk.image) {
                 entries.push(Entry::Imaged { service, epoch, upto });
+            }
+            if hosted.ordered != Ordered::default() {
+                let (ordered, stopped) = (hosted.ordered, hosted.stopped);
+                entries.push(Entry::Ordered { service, epoch, ordered, stopped });
             }
             if let Some(attempt) = &hosted.attempt
                 && let (Some(ids), Some(consented)) = (attempt.source.ids(), attempt.source.consented())
@@ -631,12 +681,24 @@ impl<S: Suite, G: Guards> Host<S, G> {
 }
 
 impl Belongings {
-    pub(super) fn pack(sessions: &Sessions, memory: crate::placement::Memory) -> Vec<u8> {
-        wire::encode(&Self { sessions: sessions.to_bytes(), memory })
+    pub(super) fn pack(hosted: &Hosted, now: Now) -> Vec<u8> {
+        let (sessions, memory) = (hosted.sessions.to_bytes(), hosted.placer.memory(now));
+        // Without an order, as it was before there were any: also for a host that knows of none.
+        if hosted.ordered == Ordered::default() {
+            return wire::encode(&Unordered { sessions, memory });
+        }
+        wire::encode(&Self { sessions, memory, ordered: hosted.ordered, stopped: hosted.stopped })
     }
 
-    pub(super) fn unpack(bytes: &[u8]) -> Result<(Sessions, crate::placement::Memory), Reject> {
-        let belongings: Self = wire::decode(bytes)?;
-        Ok((Sessions::from_bytes(&belongings.sessions)?, belongings.memory))
+    pub(super) fn unpack(bytes: &[u8]) -> Result<Unpacked, Reject> {
+        let Self { sessions, memory, ordered, stopped } = match wire::decode(bytes) {
+            Ok(belongings) => belongings,
+            // Nothing was ever ordered.
+            Err(reject) => {
+                let Ok(Unordered { sessions, memory }) = wire::decode(bytes) else { return Err(reject) };
+                Self { sessions, memory, ordered: Ordered::default(), stopped: false }
+            }
+        };
+        Ok(Unpacked { sessions: Sessions::from_bytes(&sessions)?, memory, ordered, stopped })
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::hosted::Stay;
+use super::{hosted::Stay, orders::Ordered};
 use crate::{
     advert::Gossip,
     gateway::messages::ClientFrame,
@@ -17,6 +17,7 @@ use crate::{
         target::Held,
         trace::Trace,
     },
+    order::{Action, Tombstone},
     reject::Reject,
     session::Executed,
     suite::Secret,
@@ -330,6 +331,10 @@ pub enum Event {
     Lost(ServiceId, Epoch),
     /// An image of a service could not be saved: its log stays, and grows.
     NotSaved(ServiceId, String),
+    /// An order was carried out.
+    Ordered(ServiceId, Action),
+    /// A service was removed by its owner, and nothing of it is left here.
+    Removed(ServiceId),
 }
 
 /// A journal entry. Everything is keyed by (service, epoch) or by the attempt.
@@ -458,6 +463,22 @@ pub enum Entry {
         /// Whether it takes none.
         cordoned: bool,
     },
+    /// An order was carried out.
+    Ordered {
+        /// The service.
+        service: ServiceId,
+        /// The epoch under which it is here.
+        epoch: Epoch,
+        /// Which.
+        ordered: Ordered,
+        /// Whether the service is stopped by now.
+        stopped: bool,
+    },
+    /// A service was removed by its owner: nothing of it is kept.
+    Removed {
+        /// R's word for it.
+        tombstone: Signed<Tombstone>,
+    },
 }
 
 /// The version of journal entries, in front of each.
@@ -500,6 +521,8 @@ impl Entry {
             Self::Executed { .. } => "Executed",
             Self::Imaged { .. } => "Imaged",
             Self::Forgotten { .. } => "Forgotten",
+            Self::Ordered { .. } => "Ordered",
+            Self::Removed { .. } => "Removed",
             Self::Departed { .. } => "Departed",
             Self::Finished { .. } => "Finished",
             Self::Snapshot(_) => "Snapshot",

@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::effect::ImageId;
+use super::{
+    effect::ImageId,
+    orders::{Ordered, Standing},
+};
 use crate::{
     gateway::messages::Call,
     ids::{ClientId, Digest, Epoch, HostId, MigrationIds, ServiceId},
@@ -218,6 +221,12 @@ pub struct Hosted {
     pub since: Timestamp,
     /// What of it is on disk; `None`: durability = memory.
     pub disk: Option<Disk>,
+    /// Whether its owner has stopped it: it executes nothing.
+    pub stopped: bool,
+    /// The last order that was carried out.
+    pub ordered: Ordered,
+    /// The order that is to be carried out.
+    pub order: Option<Standing>,
     /// When 7 left for the source, until the instance runs here: the downtime of this arrival, from above.
     pub arriving_since: Option<Instant>,
 }

@@ -6,6 +6,7 @@ use super::{
     Effect, Entry, Event, Host,
     effect::ImageId,
     hosted::{Disk, Hosted, LeaseClock, Renewal, Retry, Run, Stay},
+    orders::Ordered,
 };
 use crate::{
     gateway::messages::ClientFrame,
@@ -230,6 +231,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
             counter: 0,
             since,
             disk,
+            stopped: false,
+            ordered: Ordered::default(),
+            order: None,
             arriving_since: None,
         };
         self.services.insert(hosted.stay(), hosted);

@@ -2,7 +2,7 @@
 //!
 //! Open next: [`effect`] for what it asks of its driver, [`hosted`] for what it knows of a service; `departures` and
 //! `arrivals` drive the two sides of a move, `leases` keeps placements alive, `clients` serves requests, `durable` keeps what
-//! must survive a crash and takes it up again, `drain` empties the host, `adverts` speaks to the mesh. A driver calls `handle_*` with what happens, executes [`Host::poll_effect`], and sleeps until
+//! must survive a crash and takes it up again, `orders` does what owners want, `drain` empties the host, `adverts` speaks to the mesh. A driver calls `handle_*` with what happens, executes [`Host::poll_effect`], and sleeps until
 //! [`Host::poll_timeout`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,13 +14,14 @@ use crate::{
     limits::FINISHED_MAX,
     manifest::Resources,
     migration::trace::Trace,
+    order::Tombstone,
     outbox::Outbox,
     placement::PlacementConfig,
     reject::{Guards, Reject, RejectCounters, Rule, Strict},
     session::SESSION_SWEEP,
     suite::{Dalek, Secret, Suite},
     time::{Instant, Micros, Now, Timestamp},
-    trust::{Certificate, Role, TrustBundle, Verified},
+    trust::{Certificate, Role, Signed, TrustBundle, Verified},
 };
 
 mod adverts;
@@ -33,6 +34,7 @@ pub mod effect;
 pub mod figures;
 pub mod hosted;
 mod leases;
+pub mod orders;
 mod show;
 pub mod view;
 
@@ -111,6 +113,7 @@ pub struct Host<S: Suite = Dalek, G: Guards = Strict> {
     registering: BTreeMap<ServiceId, Registering>,
     arrivals: BTreeMap<MigrationId, Arrival>,
     departed: VecDeque<Departed>,
+    removed: VecDeque<(ServiceId, Signed<Tombstone>)>,
     finished: VecDeque<MigrationId>,
     links: BTreeMap<HostId, Link>,
     history: VecDeque<Trace>,
@@ -155,6 +158,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             registering: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             departed: VecDeque::new(),
+            removed: VecDeque::new(),
             finished: VecDeque::new(),
             links: BTreeMap::new(),
             history: VecDeque::new(),

@@ -65,6 +65,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
             };
             self.outbox.promise(Effect::ToRegistry(registry, RegistryFrame::Shown(frame)));
         }
+        // Behind it: a host that enrolled after the backup is known by now.
+        for (_, tombstone) in self.removed.iter().filter(|(service, _)| service.registry == registry) {
+            self.outbox.promise(Effect::ToRegistry(registry, RegistryFrame::Removed(tombstone.clone())));
+        }
     }
 
     fn parts(&self, registry: RegistryId) -> Parts {

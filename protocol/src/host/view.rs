@@ -139,7 +139,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
             name: hosted.manifest.name.clone(),
             service: hosted.placement.service.to_string(),
             epoch: hosted.placement.epoch.to_string(),
-            state: hosted.run.name().to_owned(),
+            state: match hosted.run {
+                Run::Serving if hosted.stopped => "stopped",
+                run => run.name(),
+            }
+            .to_owned(),
             lease_s: hosted.lease.until.since(now.mono).as_secs_f64(),
             clients: hosted.sessions.len(),
             queued: hosted.queue.len(),

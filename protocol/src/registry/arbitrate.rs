@@ -167,6 +167,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         self.event(Event::Placed { placement: signed.clone() });
         self.reply(ids.host, RegistryFrame::Placement(signed.clone()));
         self.reply(source, RegistryFrame::Placement(signed));
+        self.tell_order(ids.service);
     }
 
     /// 10 again, after it won: the placement as it was decided, or what came of it since.

@@ -4,6 +4,7 @@ use super::records::StoreOp;
 use crate::{
     ids::{Epoch, HostId, MigrationIds, ServiceId},
     migration::messages::{NoReason, Placement, RegistryFrame},
+    order::Outcome,
     time::Timestamp,
     trust::{Role, Signed},
 };
@@ -52,11 +53,14 @@ pub enum AbortCause {
     Revoked,
     /// Nobody has gone on with it for so long that nobody can any more.
     Abandoned,
+    /// Its owner has removed the service.
+    Removed,
 }
 
 impl AbortCause {
     /// Every cause.
-    pub const ALL: [Self; 5] = [Self::Superseded, Self::Cancelled, Self::Reclaimed, Self::Revoked, Self::Abandoned];
+    pub const ALL: [Self; 6] =
+        [Self::Superseded, Self::Cancelled, Self::Reclaimed, Self::Revoked, Self::Abandoned, Self::Removed];
 
     /// The word for logs.
     pub const fn name(self) -> &'static str {
@@ -66,6 +70,7 @@ impl AbortCause {
             Self::Reclaimed => "reclaimed",
             Self::Revoked => "revoked",
             Self::Abandoned => "abandoned",
+            Self::Removed => "removed",
         }
     }
 }
@@ -89,6 +94,9 @@ impl Event {
             Self::Resumed { .. } => "Resumed",
             Self::WindowOver { .. } => "WindowOver",
             Self::Contradicted { .. } => "Contradicted",
+            Self::Ordered { .. } => "Ordered",
+            Self::CarriedOut { .. } => "CarriedOut",
+            Self::Removed { .. } => "Removed",
         }
     }
 }
@@ -203,5 +211,30 @@ pub enum Event {
         placement: Signed<Placement>,
         /// By whom.
         by: HostId,
+    },
+    /// An owner's order was taken.
+    Ordered {
+        /// The service.
+        service: ServiceId,
+        /// The word for what is to be done.
+        action: &'static str,
+        /// The node that passed it on.
+        by: HostId,
+    },
+    /// A host reported what became of an order.
+    CarriedOut {
+        /// The service.
+        service: ServiceId,
+        /// The word for what was to be done.
+        action: &'static str,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// A service is no more: its owner has removed it.
+    Removed {
+        /// The service.
+        service: ServiceId,
+        /// Where it was, if that is known.
+        host: Option<HostId>,
     },
 }

@@ -5,7 +5,7 @@
 //!
 //! [`Registry`] is the machine, [`Effect`] what it wants done. Next to read: `verdict` (2 → 3, 5 → 6) and `arbitrate`
 //! (10 → 11, RECLAIM, CANCEL, 12); then `service` (REGISTER, RENEW, lookups), `enrol` (join tokens, certificates,
-//! revocation), `records` and `tables` (what is on disk), `stats`; `recovery` after a restore from a backup.
+//! revocation), `orders` (what owners want), `records` and `tables` (what is on disk), `stats`; `recovery` after a restore from a backup.
 
 use std::{collections::BTreeMap, marker::PhantomData};
 
@@ -25,6 +25,7 @@ use crate::{
 mod arbitrate;
 mod effect;
 mod enrol;
+mod orders;
 mod records;
 mod recovery;
 mod refusal;
@@ -37,10 +38,11 @@ mod verdict;
 
 pub use effect::{AbortCause, Effect, Event};
 pub use enrol::{CommandError, Enrolment, RevokeTarget};
+pub use orders::OrderView;
 pub use records::{
-    CloudVerdict, HostRecord, LastVerdict, ManifestRecord, MigrationRecord, MigrationState, Pinned, RECORD_VERSION,
-    Record, RestoreError, RestoredRecord, RevokedCloud, ServiceRecord, StoreImage, StoreOp, SuspendedRecord, Table,
-    TokenRecord,
+    CloudVerdict, HostRecord, LastVerdict, ManifestRecord, MigrationRecord, MigrationState, OrderRecord, Pinned,
+    RECORD_VERSION, Record, RestoreError, RestoredRecord, RevokedCloud, ServiceRecord, StoreImage, StoreOp,
+    SuspendedRecord, Table, TokenRecord, TombstoneRecord,
 };
 pub use recovery::{RecoveryView, mark_restored};
 pub use refusal::{is_violation, lookup_hash, unknown_hash};
@@ -149,6 +151,14 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             let lease = LeaseState { until, issued: record.signed.clone(), renewed: None };
             registry.leases.insert(record.placement.service, lease);
         }
+        for row in registry.tables.tombstones.iter().filter(|row| !row.reported) {
+            let Some(placement) = &row.placement else { continue };
+            if registry.tables.services.get(row.service).is_none() {
+                let until = now.mono + lease_counted(registry.config.lease);
+                let issued = registry.sign(Receiver::Anyone, placement);
+                registry.leases.insert(row.service, LeaseState { until, issued, renewed: None });
+            }
+        }
         registry.begin_recovery(now);
         Ok(registry)
     }
@@ -207,6 +217,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         ensure::<G>(self.tables.hosts.get(call.peer).is_some(), Reject::NotEnrolled)?;
         self.resume_unplaced(call, frame);
         self.check_suspended(frame)?;
+        self.check_removed(frame)?;
         match frame {
             RegistryFrame::VerifyCloud(frame) => self.verify_cloud(call, frame),
             RegistryFrame::VerifyService(signed) => self.verify_service(call, signed),
@@ -217,6 +228,9 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             RegistryFrame::Reclaim(signed) => self.give_back(call, signed),
             RegistryFrame::Cancel(signed) => self.give_back(call, signed),
             RegistryFrame::Lookup(lookup) => self.lookup(call, lookup),
+            RegistryFrame::Order(signed) => self.order(call, signed),
+            RegistryFrame::OrderDone(signed) => self.order_done(call, signed),
+            RegistryFrame::Removed(signed) => self.removed(signed),
             RegistryFrame::Enrol(_)
             | RegistryFrame::YesCloud(_)
             | RegistryFrame::NoCloud(_)
@@ -228,6 +242,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             | RegistryFrame::Enrolled(_)
             | RegistryFrame::Found(_)
             | RegistryFrame::Recovering(_)
+            | RegistryFrame::OrderState(_)
             | RegistryFrame::Shown(_) => Err(Reject::UnexpectedMessage.into()),
         }
     }

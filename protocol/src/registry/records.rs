@@ -11,6 +11,7 @@ use crate::{
     ids::{CloudId, Digest, HostId, MigrationId, MigrationIds, Nonce, PlacementKey, ServiceId},
     manifest::Manifest,
     migration::messages::{Decision, Granted, NoCloud, Placement, YesCloud, YesService},
+    order::{Action, Order, Outcome as OrderOutcome, Tombstone},
     reject::Reject,
     time::{Micros, Timestamp},
     trust::{Certificate, Role, Signed},
@@ -41,11 +42,15 @@ pub enum Table {
     Restored,
     /// [`SuspendedRecord`] by service.
     Suspended,
+    /// [`OrderRecord`] by service.
+    Orders,
+    /// [`TombstoneRecord`] by service.
+    Tombstones,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Tokens,
         Self::Hosts,
         Self::RevokedClouds,
@@ -55,6 +60,8 @@ impl Table {
         Self::Stats,
         Self::Restored,
         Self::Suspended,
+        Self::Orders,
+        Self::Tombstones,
     ];
 
     /// The table's name in a store: stable.
@@ -69,6 +76,8 @@ impl Table {
             Self::Stats => "stats",
             Self::Restored => "restored",
             Self::Suspended => "suspended",
+            Self::Orders => "orders",
+            Self::Tombstones => "tombstones",
         }
     }
 }
@@ -186,6 +195,8 @@ records! {
     MigrationRecord in Migrations by MigrationId = |row| row.ids.mig,
     RestoredRecord in Restored by () = |_| (),
     SuspendedRecord in Suspended by ServiceId = |row| row.service,
+    OrderRecord in Orders by ServiceId = |row| row.service,
+    TombstoneRecord in Tombstones by ServiceId = |row| row.service,
 }
 
 /// An outstanding join token. Deleted when used.
@@ -304,6 +315,50 @@ pub struct RestoredRecord {
 pub struct SuspendedRecord {
     /// The service.
     pub service: ServiceId,
+}
+
+/// The newest order of a service's owner, but for REMOVE, which leaves a [`TombstoneRecord`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OrderRecord {
+    /// The service.
+    pub service: ServiceId,
+    /// As it came: this is what the host of record gets.
+    pub order: Signed<Order>,
+    /// Its sequence: the next one's is higher.
+    pub sequence: u64,
+    /// What the host of record reported.
+    pub outcome: Option<OrderOutcome>,
+    /// Whether the service is stopped, as far as was reported.
+    pub stopped: bool,
+}
+
+impl OrderRecord {
+    /// What is ordered.
+    ///
+    /// # Errors
+    /// None: it was decoded before it was stored.
+    pub fn action(&self) -> Result<Action, Reject> {
+        Ok(self.order.unverified()?.action)
+    }
+}
+
+/// A service that its owner has removed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TombstoneRecord {
+    /// The service.
+    pub service: ServiceId,
+    /// What those are shown who still have something of it.
+    pub signed: Signed<Tombstone>,
+    /// The same.
+    pub tombstone: Tombstone,
+    /// The name that it had; empty if the records were lost with which it was given.
+    pub name: String,
+    /// The sequence of the REMOVE: orders for a later service under the same name are above it.
+    pub sequence: u64,
+    /// The last placement, if it is known.
+    pub placement: Option<Placement>,
+    /// Whether the name is free before the last lease has ended: its holder has deleted the service.
+    pub reported: bool,
 }
 
 /// In place of the hash of a 10 that was lost with the records: only its consequences are known.

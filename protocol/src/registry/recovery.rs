@@ -31,6 +31,7 @@ use crate::{
     },
     manifest::Manifest,
     migration::messages::{Placement, Recovering, RegistryFrame, Shown, ShownFrame},
+    order::{Action, Tombstone},
     reject::{Guards, Reject, Rule, ensure},
     suite::{Suite, fresh16},
     time::{Instant, Micros, Now, Timestamp},
@@ -241,8 +242,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let Some(recovery) = self.recovery.as_mut().filter(|recovery| !recovery.collecting) else { return };
         let Some(record) = self.tables.services.get(service) else { return };
         let same = record.registered.as_ref().is_some_and(|(request, _)| *request == frame.register.hash());
-        let first = record.placement.epoch == Epoch::FIRST && record.placement.host == call.peer;
-        if same && first && recovery.suspended.contains(&service) {
+        if same && record.placement.host == call.peer && recovery.suspended.contains(&service) {
             recovery.unplaced.insert(service);
             self.resume_if_ready(service);
         }
@@ -260,6 +260,15 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             RegistryFrame::Renew(signed) => signed.unverified()?.ids.service,
             RegistryFrame::Reclaim(signed) => signed.unverified()?.ids.service,
             RegistryFrame::Cancel(signed) => signed.unverified()?.ids.service,
+            RegistryFrame::OrderDone(signed) => signed.unverified()?.ids.service,
+            RegistryFrame::Order(signed) => {
+                let order = signed.unverified()?;
+                // Every lease has ended, and no more are given: a service whose host is gone for ever can be given up.
+                if order.action == Action::Remove && !self.is_collecting() {
+                    return Ok(());
+                }
+                order.service
+            }
             // 12 decides nothing. A lookup tells what is known, as old as it is: nothing is signed anew.
             RegistryFrame::Released(_)
             | RegistryFrame::Lookup(_)
@@ -274,6 +283,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             | RegistryFrame::Enrolled(_)
             | RegistryFrame::Found(_)
             | RegistryFrame::Recovering(_)
+            | RegistryFrame::OrderState(_)
+            | RegistryFrame::Removed(_)
             | RegistryFrame::Shown(_) => return Ok(()),
         };
         // A service that the records do not know may have been registered after the backup, and so may a name.
@@ -281,6 +292,29 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let ours = service.registry == self.id();
         let suspended = self.is_suspended(service) || (ours && unknown && self.is_collecting());
         ensure::<G>(!suspended, Reject::Recovering)
+    }
+
+    /// A tombstone of our own signature, from a host: a service that was removed after the backup.
+    pub(super) fn removed(&mut self, signed: &Signed<Tombstone>) -> Result<(), Refusal> {
+        let tombstone = signed.verify::<S, G>(&self.host.0, self.id(), Receiver::Anyone)?;
+        ensure::<G>(tombstone.service.registry == self.id(), Reject::UnknownRegistry)?;
+        let recovery = self.recovery.as_ref().ok_or(Reject::UnexpectedMessage)?;
+        self.learn_removed(&tombstone, recovery.leases_end);
+        Ok(())
+    }
+
+    /// It was removed: there is nothing left to decide about.
+    pub(super) fn forget_suspended(&mut self, service: ServiceId) {
+        let Some(recovery) = &mut self.recovery else { return };
+        recovery.claims.remove(&service);
+        recovery.heard.remove(&service);
+        recovery.unplaced.remove(&service);
+        for services in recovery.waiting.values_mut() {
+            services.remove(&service);
+        }
+        if recovery.suspended.remove(&service) && self.tables.suspended.get(service).is_some() {
+            self.tables.remove_suspended(service);
+        }
     }
 
     /// Asks `peer` to show what it has, if the records do not explain what it said, or if it has not shown anything yet.
@@ -459,6 +493,10 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     /// A placement of our own signature: adopted (`true`) if it is newer than the record of a suspended service.
     fn learn(&mut self, placement: Verified<Placement>, manifest: Option<&Verified<Manifest>>, by: HostId) -> bool {
         let service = placement.service;
+        let buried = self.tables.tombstones.get(service);
+        if buried.is_some_and(|row| placement.epoch <= row.tombstone.epoch) {
+            return false;
+        }
         let Some(record) = self.tables.services.get(service) else { return self.learn_service(placement, manifest) };
         let known = &record.placement;
         let suspended = self.is_suspended(service);
@@ -663,7 +701,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
 
 fn standing(recovery: &Recovery, record: &ServiceRecord) -> Standing {
     let placement = &record.placement;
-    if placement.epoch == Epoch::FIRST && recovery.unplaced.contains(&placement.service) {
+    if record.registered.is_some() && recovery.unplaced.contains(&placement.service) {
         return Standing::Ready;
     }
     let Some(evidence) = recovery.evidence(placement.host, placement.service) else {

@@ -41,6 +41,9 @@ pub(super) fn about(frame: &RegistryFrame) -> Digest {
         RegistryFrame::Enrol(signed) => signed.unverified().map_or(Digest([0; 32]), |enrol| enrol.token),
         RegistryFrame::Lookup(lookup) => lookup_hash(lookup),
         RegistryFrame::Shown(frame) => frame.shown.hash(),
+        RegistryFrame::Order(signed) => signed.hash(),
+        RegistryFrame::OrderDone(signed) => signed.hash(),
+        RegistryFrame::Removed(signed) => signed.hash(),
         RegistryFrame::YesCloud(_)
         | RegistryFrame::NoCloud(_)
         | RegistryFrame::YesService(_)
@@ -50,6 +53,7 @@ pub(super) fn about(frame: &RegistryFrame) -> Digest {
         | RegistryFrame::Refused(_)
         | RegistryFrame::Enrolled(_)
         | RegistryFrame::Found(_)
+        | RegistryFrame::OrderState(_)
         | RegistryFrame::Recovering(_) => Digest([0; 32]),
     }
 }
@@ -89,6 +93,10 @@ pub const fn is_violation(reject: Reject) -> bool {
             | Reject::NameTaken
             | Reject::PolicyForbids
             | Reject::NoResources
+            | Reject::WrongOwner
+            | Reject::Removed
+            | Reject::NotFree
+            | Reject::Stopped
             | Reject::SelfMove
             | Reject::Cordoned
             | Reject::Full

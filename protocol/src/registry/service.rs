@@ -1,11 +1,11 @@
 //! A service's life at the Registry: REGISTER, RENEW, lookups.
 
 use super::{
-    AbortCause, Call, Event, LeaseState, Refusal, Registry,
+    AbortCause, Call, Event, LeaseState, OrderView, Refusal, Registry,
     records::{ManifestRecord, ServiceRecord},
 };
 use crate::{
-    ids::{Epoch, HostId, MigrationId, ServiceId},
+    ids::{HostId, MigrationId, ServiceId},
     limits::{ADDRESSES_MAX, CLOCK_SKEW, REGISTERED_MAX, TRANSFER_MAX, VERDICT_LIFETIME, lease_counted},
     manifest::Manifest,
     migration::messages::{
@@ -30,6 +30,8 @@ pub struct PlacementView<'a> {
     pub lease_left: Micros,
     /// Whether a migration is under way.
     pub moving: bool,
+    /// What its owner ordered.
+    pub order: OrderView,
     /// If nothing is decided about the service.
     pub suspended: Option<Suspension>,
 }
@@ -58,6 +60,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             placement,
             lease_left: until.since(now.mono),
             moving: record.live.is_some(),
+            order: self.order_view(placement.service),
             suspended: self
                 .is_suspended(placement.service)
                 .then(|| Suspension { window: self.is_collecting(), waits_for: self.waits_for(placement.service) }),
@@ -96,14 +99,14 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             self.reply(call.peer, RegistryFrame::Granted(granted));
             return Ok(());
         }
-        ensure::<G>(self.tables.named(&manifest.name).is_none(), Reject::NameTaken)?;
+        let epoch = self.check_name(call.now, &manifest)?;
         ensure::<G>(self.tables.services.len() < REGISTERED_MAX, Reject::Full)?;
         let may_host = matches!(certificate.role, Role::Cloud | Role::Home);
         ensure::<G>(may_host, Reject::WrongRole)?;
         ensure::<G>(manifest.permits(certificate), Reject::PolicyForbids)?;
         let placement = Placement {
             service: register.service,
-            epoch: Epoch::FIRST,
+            epoch,
             cloud: certificate.cloud,
             host: call.peer,
             key: register.key,
@@ -197,6 +200,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             }
         };
         self.reply(call.peer, RegistryFrame::Granted(granted));
+        self.tell_order(renew.ids.service);
         Ok(())
     }
 

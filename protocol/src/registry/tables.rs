@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use super::{
     records::{
-        HostRecord, ManifestRecord, MigrationRecord, MigrationState, Record, RestoreError, RestoredRecord,
-        RevokedCloud, ServiceRecord, StoreOp, SuspendedRecord, Table, TokenRecord,
+        HostRecord, ManifestRecord, MigrationRecord, MigrationState, OrderRecord, Record, RestoreError, RestoredRecord,
+        RevokedCloud, ServiceRecord, StoreOp, SuspendedRecord, Table, TokenRecord, TombstoneRecord,
     },
     stats::CloudStats,
 };
 use crate::{
     ids::{Epoch, MigrationId, ServiceId},
-    limits::{FINISHED_MAX, REGISTERED_MAX},
+    limits::{FINISHED_MAX, REGISTERED_MAX, TOMBSTONES_MAX},
 };
 
 /// The rows of one table.
@@ -50,6 +50,8 @@ pub(super) struct Tables {
     pub(super) stats: Rows<CloudStats>,
     pub(super) restored: Rows<RestoredRecord>,
     pub(super) suspended: Rows<SuspendedRecord>,
+    pub(super) orders: Rows<OrderRecord>,
+    pub(super) tombstones: Rows<TombstoneRecord>,
     /// Services by name.
     names: BTreeMap<String, ServiceId>,
     /// Which migration ended an epoch.
@@ -84,10 +86,12 @@ impl Tables {
         put_token / remove_token tokens: TokenRecord,
         put_host hosts: HostRecord,
         put_revoked revoked: RevokedCloud,
-        put_service services: ServiceRecord,
+        put_service / remove_service services: ServiceRecord,
         put_stats stats: CloudStats,
         put_restored restored: RestoredRecord,
         put_suspended / remove_suspended suspended: SuspendedRecord,
+        put_order / remove_order orders: OrderRecord,
+        put_tombstone / remove_tombstone tombstones: TombstoneRecord,
     }
 
     /// Stores a manifest under its service and its name.
@@ -95,6 +99,29 @@ impl Tables {
         self.batch.push(row.put());
         self.names.insert(row.name.clone(), row.service);
         self.manifests.0.insert(row.service, row);
+    }
+
+    /// A removed service: its tombstone takes the place of its records. The oldest one beyond the limit is forgotten.
+    pub(super) fn bury(&mut self, row: TombstoneRecord) {
+        let service = row.service;
+        if self.services.get(service).is_some() {
+            self.remove_service(service);
+        }
+        if self.orders.get(service).is_some() {
+            self.remove_order(service);
+        }
+        if let Some(manifest) = self.manifests.0.remove(&service) {
+            self.batch.push(ManifestRecord::remove(service));
+            if self.names.get(&manifest.name) == Some(&service) {
+                self.names.remove(&manifest.name);
+            }
+        }
+        self.put_tombstone(row);
+        if self.tombstones.len() > TOMBSTONES_MAX {
+            let oldest =
+                self.tombstones.iter().min_by_key(|row| (row.tombstone.at, row.service)).map(|row| row.service);
+            oldest.and_then(|service| self.remove_tombstone(service));
+        }
     }
 
     /// Stores a migration, and forgets the oldest finished ones beyond the limit.
@@ -170,6 +197,8 @@ impl Tables {
             .chain(ops(&self.stats))
             .chain(ops(&self.restored))
             .chain(ops(&self.suspended))
+            .chain(ops(&self.orders))
+            .chain(ops(&self.tombstones))
     }
 
     /// The serial of the next migration to finish.
@@ -204,6 +233,8 @@ impl Tables {
             Table::Stats => self.put_stats(CloudStats::read(key, value)?),
             Table::Restored => self.put_restored(RestoredRecord::read(key, value)?),
             Table::Suspended => self.put_suspended(SuspendedRecord::read(key, value)?),
+            Table::Orders => self.put_order(OrderRecord::read(key, value)?),
+            Table::Tombstones => self.put_tombstone(TombstoneRecord::read(key, value)?),
         }
         self.batch.clear();
         Ok(())

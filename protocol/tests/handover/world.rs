@@ -10,9 +10,10 @@ use wayfare_protocol::{
     limits::{COMPACT_JOURNAL_BYTES_MIN, IMAGE_LOG_BYTES_MIN, STEP_TIMEOUT},
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::messages::*,
+    order::{Action, Order, OrderState},
     placement::{PlacementConfig, Policy},
     registry::{self, Registry, RegistryConfig},
-    reject::Strict,
+    reject::{Reject, Strict},
     suite::{Dalek, Secret, Suite, fresh_secret},
     time::{Instant, Micros, Now, Timestamp},
     transfer::{Opener, RecordKind, SealedRecord, Sealer, state_digest},
@@ -25,6 +26,8 @@ use crate::seeded::Seeded;
 pub(crate) const CAPACITY: Resources =
     Resources { cpu_millicores: 4000, memory_bytes: 1 << 30, storage_bytes: 1 << 30, bandwidth_bps: 1 << 30 };
 pub(crate) const CODE: Digest = Digest([7; 32]);
+/// The owner's key.
+pub(crate) static OWNER: Secret = Secret::new([9; 32]);
 
 /// The guest's state.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -67,6 +70,10 @@ pub(crate) struct World {
     pub(crate) bundle: TrustBundle,
     /// Of the next deployment.
     pub(crate) durability: Durability,
+    /// Of the next deployment's manifest.
+    pub(crate) version: u32,
+    /// What the Registry said of orders.
+    pub(crate) states: Vec<OrderState>,
     pub(crate) registry: Registry<Dalek, Strict>,
     pub(crate) nodes: BTreeMap<HostId, Node>,
     pub(crate) gateway: Gateway<Dalek, Strict>,
@@ -139,6 +146,8 @@ impl World {
             rng,
             bundle,
             durability: Durability::Memory,
+            version: 1,
+            states: Vec::new(),
             registry,
             nodes,
             gateway,
@@ -191,13 +200,15 @@ impl World {
         match message {
             Message::Registry { from, to, frame } if to == registry => {
                 let result = self.registry.handle_frame(now, &mut self.rng, from, &frame.to_bytes());
-                assert_eq!(result, Ok(()), "{frame:?}");
+                // Whoever asks about a removed service is shown so.
+                assert!(matches!(result, Ok(()) | Err(Reject::Removed)), "{result:?} {frame:?}");
             }
             Message::Registry { to, frame, .. } if to == self.gateway_id => {
                 let RegistryFrame::Found(found) = frame else { unreachable!("{frame:?}") };
                 let id = self.registry.id();
                 self.gateway.handle_found(now, id, &found).expect("an honest answer");
             }
+            Message::Registry { frame: RegistryFrame::OrderState(state), .. } => self.states.push(state),
             Message::Registry { to, frame, .. } => {
                 let id = self.registry.id();
                 let node = self.nodes.get_mut(&to).expect("a node");
@@ -413,15 +424,14 @@ impl World {
 
     /// The service that everything here is about.
     pub(crate) fn manifest(&self) -> Signed<Manifest> {
-        let owner = Secret::new([9; 32]);
-        let key = OwnerKey(Dalek::public_key(&owner));
+        let key = OwnerKey(Dalek::public_key(&OWNER));
         let registry = self.registry.id();
         let service = service_id(registry, key, "counter");
         let manifest = Manifest {
             service,
             name: "counter".to_owned(),
             owner: key,
-            version: 1,
+            version: self.version,
             code: CODE,
             tos: ServiceType::Request,
             required: Resources { cpu_millicores: 100, memory_bytes: 1 << 20, storage_bytes: 0, bandwidth_bps: 0 },
@@ -433,7 +443,7 @@ impl World {
             durability: self.durability,
             token_policy: TokenPolicy::Refuse,
         };
-        Signed::sign::<Dalek>(&owner, registry, Receiver::Anyone, &manifest)
+        Signed::sign::<Dalek>(&OWNER, registry, Receiver::Anyone, &manifest)
     }
 
     pub(crate) fn deploy(&mut self) -> ServiceId {
@@ -446,6 +456,28 @@ impl World {
         self.gateway.add_service(now, &Lookup::Name("counter".to_owned())).expect("there is room");
         self.pass(Micros::from_secs(1));
         service
+    }
+
+    /// An order of the owner, signed now.
+    #[allow(dead_code, reason = "only the tests of orders use it")]
+    pub(crate) fn order(&self, service: ServiceId, action: Action) -> Signed<Order> {
+        let (sequence, expiry) = (self.now.wall.0, self.now.wall + Micros::from_secs(600));
+        let (id, receiver) = (service.registry, Receiver::Registry(service.registry));
+        Signed::sign::<Dalek>(&OWNER, id, receiver, &Order { service, action, sequence, expiry })
+    }
+
+    /// Hands `order` to a node, which passes it on.
+    #[allow(dead_code, reason = "only the tests of orders use it")]
+    pub(crate) fn submit(&mut self, order: &Signed<Order>) {
+        let (from, to) = (self.named("beta"), self.registry.host());
+        self.wires.push_back(Message::Registry { from, to, frame: RegistryFrame::Order(order.clone()) });
+        self.settle();
+    }
+
+    /// The last that the Registry said of `order`.
+    #[allow(dead_code, reason = "only the tests of orders use it")]
+    pub(crate) fn said(&self, order: &Signed<Order>) -> Option<&OrderState> {
+        self.states.iter().rev().find(|state| state.order == order.hash())
     }
 
     pub(crate) fn ask(&mut self) -> Ticket {

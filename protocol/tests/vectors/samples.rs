@@ -11,6 +11,7 @@ use wayfare_protocol::{
     latency::Coordinate,
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy},
     migration::messages::*,
+    order::{Action, Order, OrderDone, OrderState, Outcome as OrderOutcome, Tombstone},
     suite::{Dalek, Secret},
     time::{Micros, Timestamp},
     transfer::{RecordKind, SealedRecord},
@@ -310,6 +311,22 @@ pub(crate) fn shown() -> ShownFrame {
 pub(crate) fn shown_nothing() -> ShownFrame {
     let shown = Shown { nonce: nonce(), part: 0, parts: 1, stays: vec![], held: vec![], elsewhere: vec![] };
     ShownFrame { shown: signed(&shown), certificate: signed(&certificate()), manifests: vec![], addresses: vec![] }
+}
+
+pub(crate) fn order(action: Action) -> Order {
+    Order { service: ids().service, action, sequence: 0x0102_0304, expiry: Timestamp(0x0506_0708) }
+}
+
+pub(crate) fn order_done(outcome: OrderOutcome) -> OrderDone {
+    OrderDone { ids: ids(), order: hash(), outcome }
+}
+
+pub(crate) fn order_state(outcome: Option<OrderOutcome>) -> OrderState {
+    OrderState { order: hash(), outcome }
+}
+
+pub(crate) fn tombstone() -> Tombstone {
+    Tombstone { service: ids().service, epoch: ids().epoch, version: 7, order: hash(), at: Timestamp(0x0102_0304) }
 }
 
 pub(crate) fn record(kind: RecordKind) -> SealedRecord {

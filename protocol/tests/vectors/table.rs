@@ -6,9 +6,10 @@ use wayfare_protocol::{
         IdempotencyKey, effect,
         messages::{ClientFrame, client_id, request_hash},
     },
-    host::{Entry, Logged},
+    host::{Entry, Logged, orders::Ordered},
     ids::Digest,
     migration::{messages::*, source::Consented, target::Held},
+    order::{Action, Outcome},
     reject::Reject,
     time::Timestamp,
     transfer::{RecordKind, StateFrame},
@@ -87,6 +88,17 @@ fn registry() -> Vec<Vector> {
         frame("", F::Shown(shown())),
         frame("nothing", F::Shown(shown_nothing())),
     ];
+    let actions = [Action::Stop, Action::Start, Action::Remove];
+    table.extend(actions.map(|action| frame(action.name(), F::Order(signed(&order(action))))));
+    let refused = || Outcome::Refused("broken".to_owned());
+    table.extend([
+        frame("done", F::OrderDone(signed(&order_done(Outcome::Done)))),
+        frame("refused", F::OrderDone(signed(&order_done(refused())))),
+        frame("stands", F::OrderState(order_state(None))),
+        frame("done", F::OrderState(order_state(Some(Outcome::Done)))),
+        frame("refused", F::OrderState(order_state(Some(refused())))),
+        frame("", F::Removed(signed(&tombstone()))),
+    ]);
     let reasons = [
         NoReason::NotEnrolled,
         NoReason::Revoked,
@@ -167,6 +179,7 @@ fn journals() -> Vec<Vector> {
     let held = Held { ack: signed(&transfer_ack()), complete: complete_frame(), state };
     let word = signed(&manifest());
     let (service, epoch) = (ids.service, ids.epoch);
+    let ordered = Ordered { sequence: 9, order: Digest([0x33; 32]) };
     let (hash, at) = (Digest([0x21; 32]), Timestamp(1_700_000_000_000_000));
     let key = || IdempotencyKey::try_from("8e03978e".to_owned()).unwrap();
     let request = b"GET / HTTP/1.1\r\n\r\n".to_vec();
@@ -201,6 +214,8 @@ fn journals() -> Vec<Vector> {
         plain("host journal Departed", Entry::Departed { placement: signed(&placement()) }),
         plain("host journal Finished", Entry::Finished { migs: vec![ids.mig] }),
         plain("host journal Snapshot", Entry::Snapshot(vec![Entry::Dropped { ids }])),
+        plain("host journal Ordered", Entry::Ordered { service, epoch, ordered, stopped: true }),
+        plain("host journal Removed", Entry::Removed { tombstone: signed(&tombstone()) }),
         plain("gateway journal Incarnation", effect::Entry::Incarnation(5)),
         plain("gateway journal Reserved", effect::Entry::Reserved { service, below: 1024 }),
         plain("gateway journal Seen", effect::Entry::Seen { service, epoch }),

@@ -178,11 +178,13 @@ With --json, one object with the addresses is printed once it is ready.")]
   wayfare-registry restore /backup/registry.2026-01-31
   wayfare-registry restore --force /backup/latest
 
-The registry must not run. For the first 38 seconds of the next `run` no lease is given and nothing is decided; services stop
-for about that long. Then a service goes on as soon as the hosts that may have it have shown what they hold. One whose host
-is silent waits for it, as `placements` shows. If that host is gone for ever, only the owner's order to recover or to
-deregister the service could release it, and this version has no such orders yet.
-Lost with the records are revocations since the backup (repeat them), join tokens (make new ones) and statistics.")]
+The registry must not run. For the first 38 seconds of the next `run` no lease is given and
+nothing is decided; services stop for about that long. Then a service goes on as soon as the
+hosts that may have it have shown what they hold. One whose host is silent waits for it, as
+`placements` shows. If that host is gone for ever, only the owner's order to recover or to
+deregister the service could release it, and this version has no such orders yet. Lost with the
+records are revocations since the backup (repeat them), join tokens (make new ones) and
+statistics.")]
     Restore {
         #[command(flatten)]
         common: Common,

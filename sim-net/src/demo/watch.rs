@@ -160,6 +160,8 @@ fn print_event(view: &View, members: &[Member], at: &str, event: &Event) {
         Event::Superseded(..) => view.note(&format!("{at}: superseded without consent")),
         Event::Broken(_, reason) => view.note(&format!("{at}: the instance cannot run: {reason}")),
         Event::NotSaved(_, reason) => view.note(&format!("{at}: no image could be saved: {reason}")),
+        Event::Removed(..) => view.note(&format!("{at}: its owner removed the service")),
+        Event::Ordered(_, action) => view.note(&format!("{at}: its owner ordered: {}", action.name())),
         Event::Lost(..) => view.note(&format!("{at}: a restart lost the service")),
         Event::Serving(..)
         | Event::Progress(..)

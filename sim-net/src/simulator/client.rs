@@ -147,7 +147,7 @@ impl<G: Guards> World<G> {
 
     pub(super) fn failed(&mut self, gateway: usize, ticket: Ticket, reason: &Failure) {
         let end = match reason {
-            Failure::NotExecuted(_) | Failure::NoSuchService => End::Refused,
+            Failure::NotExecuted(_) | Failure::NoSuchService | Failure::Stopped => End::Refused,
             Failure::Timeout | Failure::SessionLost | Failure::StillTrying | Failure::Refused(_) => End::Unknown,
         };
         let Some((name, _, client)) = self.check.close(gateway, ticket, end) else {

@@ -17,8 +17,9 @@ Examples:
   wayfare-sim fuzz --break sync-gate               without one guard: must exit 1
   wayfare-sim fuzz --list-breaks                   the guards that can be taken away
 
-Each seed is a world of its own: nodes, network, disks, clocks, clients, moves and faults. The machines and the cryptography are
-those of the real programs. After every event all invariants are checked; then everything heals, and must come right.")]
+Each seed is a world of its own: nodes, network, disks, clocks, clients, moves and faults. The
+machines and the cryptography are those of the real programs. After every event all invariants
+are checked; then everything heals, and must come right.")]
 pub struct FuzzArgs {
     /// How many seeds to run [default: 1000; with --break: as many as it takes at most]
     #[arg(long, value_name = "N")]

@@ -381,6 +381,8 @@ impl<G: Guards> World<G> {
             | Told::Progress(_)
             | Told::Restoring(..)
             | Told::Restored(..)
+            | Told::Ordered(..)
+            | Told::Removed(..)
             | Told::NotSaved(..) => {}
         }
     }
@@ -413,5 +415,7 @@ pub(super) const fn entry_name(entry: &Entry) -> &'static str {
         Entry::Finished { .. } => "Finished",
         Entry::Snapshot(_) => "Snapshot",
         Entry::Cordoned { .. } => "Cordoned",
+        Entry::Ordered { .. } => "Ordered",
+        Entry::Removed { .. } => "Removed",
     }
 }

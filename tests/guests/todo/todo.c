@@ -227,7 +227,8 @@ __attribute__((constructor)) static void start(void) { (void)!getentropy(&list, 
 
 /* ---- the state for another version of this service: a format that does not depend on how this one keeps it ----
  *
- * "todo1", list and version; then for each item: the lengths of id and text (1 and 2 bytes, little endian), done (1 byte), id, text. */
+ * "todo1", list and version (8 bytes each), number of items (2); then for each item: the lengths of id and text (1 and 2), done (1), id,
+ * text. Numbers are little endian. */
 
 static const char magic[5] = "todo1";
 static char *saved;
@@ -244,7 +245,7 @@ static uint64_t load_number(wf_text *in, int bytes) {
 }
 
 WF_EXPORT("wayfare_save") uint64_t save(void) {
-    size_t len = sizeof magic + 16;
+    size_t len = sizeof magic + 18;
     for (uint32_t i = 0; i < item_count; i++) len += 4u + items[i].id_len + items[i].text_len;
     free(saved);
     saved = malloc(len);
@@ -254,6 +255,7 @@ WF_EXPORT("wayfare_save") uint64_t save(void) {
     out += sizeof magic;
     store(&out, list, 8);
     store(&out, version, 8);
+    store(&out, item_count, 2);
     for (uint32_t i = 0; i < item_count; i++) {
         store(&out, items[i].id_len, 1);
         store(&out, items[i].text_len, 2);
@@ -268,9 +270,9 @@ WF_EXPORT("wayfare_save") uint64_t save(void) {
 WF_EXPORT("wayfare_load") int32_t load(uint32_t len) {
     wf_response ignored = {0};
     wf_text in = wf_given(len);
-    if (in.len < sizeof magic + 16 || memcmp(in.at, magic, sizeof magic) != 0) return 1;
+    if (in.len < sizeof magic + 18 || memcmp(in.at, magic, sizeof magic) != 0) return 1;
     in = wf_sub(in, sizeof magic, in.len);
-    uint64_t list_saved = load_number(&in, 8), version_saved = load_number(&in, 8);
+    uint64_t list_saved = load_number(&in, 8), version_saved = load_number(&in, 8), count = load_number(&in, 2);
     while (in.len) {
         size_t id_len = load_number(&in, 1), text_len = load_number(&in, 2);
         bool done = load_number(&in, 1);
@@ -282,5 +284,5 @@ WF_EXPORT("wayfare_load") int32_t load(uint32_t len) {
     }
     list = list_saved;
     version = version_saved;
-    return 0;
+    return item_count == count ? 0 : 1;
 }

@@ -76,6 +76,10 @@ const FRAMES: &[(&str, u8, &[&str])] = &[
     ("registry", 49, &["Found"]),
     ("registry", 53, &["Recovering"]),
     ("registry", 54, &["ShownFrame", "Shown"]),
+    ("registry", 55, &["Order"]),
+    ("registry", 56, &["OrderDone"]),
+    ("registry", 57, &["OrderState"]),
+    ("registry", 58, &["Tombstone"]),
     ("migrate", 4, &["RequestFrame", "Request"]),
     ("migrate", 7, &["ResponseFrame", "Response"]),
     ("migrate", 8, &["Transfer"]),
@@ -126,6 +130,7 @@ fn every_kind_of_frame_has_its_tables() {
 /// Rejections that no attack here provokes, and where they are provoked instead.
 const ELSEWHERE: &[(Reject, &str)] = &[
     (Reject::Full, "needs as many sessions, services or adverts as a table holds: tests of the machines"),
+    (Reject::Stopped, "needs a client of a service that is stopped: tests of the host, and of processes"),
     (Reject::Broken, "needs an instance that cannot run: tests of the host"),
 ];
 
@@ -139,6 +144,7 @@ const SOURCES: &[&str] = &[
     include_str!("registry/decisions.rs"),
     include_str!("registry/membership.rs"),
     include_str!("registry/mod.rs"),
+    include_str!("registry/orders.rs"),
     include_str!("registry/restored.rs"),
     include_str!("registry/verdicts.rs"),
     include_str!("source/decisions.rs"),

@@ -62,6 +62,10 @@ pub(crate) enum Scene {
     RegistryReturns,
     /// A new service is deployed.
     Deploy,
+    /// The owner stops the service, and starts it again.
+    Orders,
+    /// A new service is deployed, and removed.
+    Removal,
     /// The host of the service is drained, and stays.
     Drain,
 }
@@ -82,6 +86,8 @@ impl Scene {
             Self::HostReturns => "return of a host",
             Self::RegistryReturns => "return of a registry",
             Self::Deploy => "deployment",
+            Self::Orders => "stop and start",
+            Self::Removal => "removal",
             Self::Drain => "drain",
         }
     }
@@ -183,6 +189,17 @@ pub(crate) const STEPS: &[Step] = &[
     step(Victim::Home, Scene::Deploy, "REGISTER", Message("Register")),
     step(Victim::Home, Scene::Deploy, "11", Entry("Placed")),
     step(Victim::Home, Scene::Deploy, "start", Entry("Started")),
+    // Owners' orders.
+    step(Victim::Registry, Scene::Orders, "ORDER", Entry("Ordered")),
+    step(Victim::Registry, Scene::Orders, "ORDER", Message("Order")),
+    step(Victim::Registry, Scene::Orders, "ORDER, its state", Message("OrderState")),
+    step(Victim::Source, Scene::Orders, "ORDER_DONE", Entry("Ordered")),
+    step(Victim::Source, Scene::Orders, "ORDER_DONE", Message("OrderDone")),
+    step(Victim::Registry, Scene::Orders, "ORDER_DONE", Entry("CarriedOut")),
+    step(Victim::Registry, Scene::Removal, "REMOVE", Entry("Removed")),
+    step(Victim::Registry, Scene::Removal, "tombstone", Message("Removed")),
+    step(Victim::Home, Scene::Removal, "ORDER_DONE of a removal", Entry("Removed")),
+    step(Victim::Home, Scene::Removal, "ORDER_DONE of a removal", Message("OrderDone")),
 ];
 
 /// Steps that are not in the table, and why.
@@ -230,7 +247,7 @@ pub(crate) fn all() -> Vec<Case> {
 }
 
 /// The few that every `cargo test` runs.
-const FEW: [(Victim, Scene, &str); 10] = [
+const FEW: [(Victim, Scene, &str); 12] = [
     (Victim::Source, Scene::Serving, "after_sync:Executed:kill"),
     (Victim::Source, Scene::Move, "after_sync:Consented:kill"),
     (Victim::Source, Scene::Reclaimed, "before_send:Reclaim:hang"),
@@ -241,6 +258,8 @@ const FEW: [(Victim, Scene, &str); 10] = [
     (Victim::Registry, Scene::Serving, "before_send:Lease:hang"),
     (Victim::Gateway, Scene::Serving, "before_send:Answer:kill"),
     (Victim::Home, Scene::Deploy, "after_sync:Registering:kill"),
+    (Victim::Source, Scene::Orders, "after_sync:Ordered:kill"),
+    (Victim::Home, Scene::Removal, "after_sync:Removed:kill"),
 ];
 
 fn is_one_of_the_few(case: &Case) -> bool {

@@ -88,8 +88,14 @@ impl Queue {
     async fn work(&self) {
         let mut world: Option<World> = None;
         while let Some(case) = self.next() {
-            let deployments =
-                self.cases.lock().unwrap().iter().filter(|case| case.step.scene == Scene::Deploy).count() + 1;
+            let deployments = self
+                .cases
+                .lock()
+                .unwrap()
+                .iter()
+                .filter(|case| matches!(case.step.scene, Scene::Deploy | Scene::Removal))
+                .count()
+                + 1;
             let mut present = match world.take() {
                 Some(present) => present,
                 None => match World::start(deployments).await {

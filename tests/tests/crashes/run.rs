@@ -116,6 +116,8 @@ impl Parties {
                 self.return_of(world, REGISTRY, case).await?;
             }
             Scene::Deploy => self.deploy(world, case).await?,
+            Scene::Orders => self.orders(world, case).await?,
+            Scene::Removal => self.removal(world, case).await?,
             Scene::Drain => self.drain(world, case).await?,
         }
         Ok(self)
@@ -182,6 +184,27 @@ impl Parties {
         self.fail(world, case).await?;
         world.processes.process(dead)?.ready().await?;
         Ok(())
+    }
+
+    /// The owner's command may fail, since a process does; given again, it is done, and so is what undoes it.
+    async fn orders(&self, world: &mut World, case: &Case) -> anyhow::Result<()> {
+        world.arm(&self.victim, &case.point).await?;
+        let stopping = tokio::spawn(run_command(world.order_command("stop", SERVICE)?, Vec::new()));
+        self.fail(world, case).await?;
+        drop(stopping.await);
+        world.order("stop", SERVICE).await?;
+        world.order("start", SERVICE).await
+    }
+
+    /// Whoever fails: in the end there is no such service, and its host has nothing of it.
+    async fn removal(&self, world: &mut World, case: &Case) -> anyhow::Result<()> {
+        let service = world.next_spare()?;
+        world.processes.deploy(HOME, Path::new(KV), &service).await?;
+        world.arm(&self.victim, &case.point).await?;
+        let removing = tokio::spawn(run_command(world.order_command("remove", &service)?, Vec::new()));
+        self.fail(world, case).await?;
+        drop(removing.await);
+        world.until_removed(&service).await
     }
 
     /// The drain ends with its host, the cordon does not. Afterwards the host takes services again.

@@ -5,6 +5,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 use sim_net::processes::{
-    Health, Joining, Kind, Process, Processes, Programs, REGISTRY, Setup, User, UserConfig, free_address,
+    Health, Joining, Kind, Process, Processes, Programs, REGISTRY, Setup, User, UserConfig, free_address, run_command,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -287,6 +288,43 @@ impl World {
     }
 
     /// A service to deploy.
+    /// What gives an order of the owner, by way of the home.
+    pub(crate) fn order_command(&self, action: &str, service: &str) -> anyhow::Result<Command> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wayfare-under-test"));
+        command.args([action, service, "--timeout", "30", "--dir"]).arg(self.processes.dir_of(HOME)?);
+        Ok(command)
+    }
+
+    /// Gives an order until it is done.
+    pub(crate) async fn order(&self, action: &str, service: &str) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while let Err(error) = run_command(self.order_command(action, service)?, Vec::new()).await {
+            ensure!(begun.elapsed() < WELL_WITHIN, "{action} of `{service}` is never done: {error:#}");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Removes a service until the Registry does not know it, and waits until its host has nothing of it.
+    pub(crate) async fn until_removed(&mut self, service: &str) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let known = self.processes.placements().await.map(|all| all.iter().any(|known| known.name == service));
+            let here = self.processes.services(HOME).await.map(|all| all.iter().any(|here| here.name == service));
+            if matches!((&known, &here), (Ok(false), Ok(false))) {
+                break;
+            }
+            if matches!(known, Ok(true)) {
+                // Its outcome is looked at above.
+                drop(run_command(self.order_command("remove", service)?, Vec::new()).await);
+            }
+            ensure!(begun.elapsed() < WELL_WITHIN, "`{service}` is never gone: {known:?}, {here:?}");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        self.deployed.retain(|(name, _)| name != service);
+        Ok(())
+    }
+
     pub(crate) fn next_spare(&mut self) -> anyhow::Result<String> {
         let spare = self.spare.pop().context("no spare service is left")?;
         self.deployed.push(spare.clone());

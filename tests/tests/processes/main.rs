@@ -99,6 +99,17 @@ fn node(registry: &Path, root: &Path, name: &str, role: &str, more: &[&str]) -> 
     Running::start(NODE, &dir)
 }
 
+/// The status and body that a request gets, once there is an answer.
+fn ask(address: &str, request: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let head = format!("{request} HTTP/1.1\r\nhost: kv\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    stream.write_all(head.as_bytes()).ok()?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).ok()?;
+    let status = response.split(' ').nth(1)?.parse().ok()?;
+    Some((status, response.split_once("\r\n\r\n")?.1.trim().to_owned()))
+}
+
 /// `POST /count` as any HTTP client sends it; the count, once there is one.
 fn count(address: &str) -> Option<u64> {
     let mut stream = TcpStream::connect(address).ok()?;
@@ -143,6 +154,83 @@ fn a_service_moves_from_process_to_process_and_counts_on() {
     // A service that is not here cannot be moved from here, and the command says so.
     let elsewhere = execute(NODE, &home.dir, &["move", "kv", "--to", "beta"]);
     assert!(!elsewhere.status.success());
+    for process in [edge, home, alpha, beta, registry] {
+        process.stop();
+    }
+}
+
+/// A Registry, a home, two clouds and a gateway with a service `kv` at home, and the gateway's port.
+fn mesh(root: &Path) -> (Running, Running, Running, Running, Running, String) {
+    let registry_dir = root.join("registry");
+    text(REGISTRY, &registry_dir, &["init", "--listen", "127.0.0.1:0"]);
+    let registry = Running::start(REGISTRY, &registry_dir);
+    let here = ["--listen", "/ip4/127.0.0.1/tcp/0", "--policy", "never"];
+    let home = node(&registry_dir, root, "home", "home", &here);
+    let alpha = node(&registry_dir, root, "alpha", "cloud", &here);
+    let beta = node(&registry_dir, root, "beta", "cloud", &here);
+    let edge = node(&registry_dir, root, "edge", "gateway", &["--service", "kv=127.0.0.1:0"]);
+    let gateway = edge.ready["gateway"].to_string();
+    let address = gateway.split('"').find(|part| part.starts_with("127.0.0.1:")).unwrap_or_else(|| panic!("{gateway}"));
+    let address = address.to_owned();
+    text(NODE, &home.dir, &["deploy", KV, "--name", "kv"]);
+    assert_eq!(count(&address), Some(1));
+    (registry, home, alpha, beta, edge, address)
+}
+
+#[test]
+fn an_owner_stops_starts_removes_and_deploys_again() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let (registry, home, alpha, beta, edge, address) = mesh(root);
+    let key = home.dir.join("owner.key");
+    let key = key.to_str().unwrap();
+    until("the clouds to meet", || json(NODE, &home.dir, &["clouds"]).to_string().contains("alpha").then_some(()));
+    text(NODE, &home.dir, &["move", "kv", "--to", "alpha"]);
+
+    // Through any node, with the owner's key and no other.
+    let stranger = execute(NODE, &beta.dir, &["stop", "kv"]);
+    let error = String::from_utf8(stranger.stderr).unwrap();
+    assert!(
+        stranger.status.code() == Some(2) && error.contains("owner.key") && error.contains("--owner-key"),
+        "{error}"
+    );
+    text(NODE, &beta.dir, &["deploy", KV, "--name", "other"]);
+    let stranger = execute(NODE, &beta.dir, &["stop", "kv"]);
+    let error = String::from_utf8(stranger.stderr).unwrap();
+    let owner = json(NODE, &home.dir, &["stop", "kv", "--no-wait"]);
+    assert_eq!((owner["service"].as_str(), owner["action"].as_str()), (Some("kv"), Some("stop")));
+    assert!(stranger.status.code() == Some(2) && error.contains("and the owner of `kv` is"), "{error}");
+
+    let stopped = json(NODE, &edge.dir, &["stop", "kv", "--owner-key", key]);
+    assert_eq!(stopped["outcome"], "done");
+    let state = |wanted: &str| {
+        let services = json(REGISTRY, &registry.dir, &["placements"])["services"].to_string();
+        services.contains(&format!("\"state\":\"{wanted}\"")).then_some(())
+    };
+    until("the registry to show it stopped", || state("stopped"));
+    assert!(json(NODE, &alpha.dir, &["services"]).to_string().contains("\"stopped\""));
+    let begun = Instant::now();
+    let (status, body) = ask(&address, "POST /count").unwrap();
+    assert_eq!((status, body.as_str()), (503, "`kv`: the service is stopped by its owner"));
+    assert!(begun.elapsed() < Duration::from_secs(10), "at once");
+    until("beta to be known", || json(NODE, &alpha.dir, &["clouds"]).to_string().contains("beta").then_some(()));
+    text(NODE, &alpha.dir, &["move", "kv", "--to", "beta"]);
+    assert_eq!(ask(&address, "POST /count").unwrap().0, 503, "it stays stopped where it goes");
+    text(NODE, &home.dir, &["start", "kv"]);
+    assert_eq!(count(&address), Some(2));
+
+    let removed = json(NODE, &home.dir, &["remove", "kv"]);
+    assert_eq!(removed["outcome"], "done");
+    let (status, body) = until("the gateway to hear of it", || ask(&address, "POST /count").filter(|(s, _)| *s == 404));
+    assert!(status == 404 && body.contains("`kv`"), "{body}");
+    let again = execute(NODE, &home.dir, &["remove", "kv"]);
+    assert!(again.status.code() == Some(1) && String::from_utf8(again.stderr).unwrap().contains("no service `kv`"));
+    assert!(std::fs::read_dir(beta.dir.join("images")).unwrap().next().is_none_or(|entry| {
+        let name = entry.unwrap().file_name();
+        panic!("an image is left: {}", name.display())
+    }));
+    text(NODE, &alpha.dir, &["deploy", KV, "--name", "kv", "--owner-key", key]);
+    assert_eq!(until("the gateway to follow", || count(&address)), 1, "a new service, from the beginning");
     for process in [edge, home, alpha, beta, registry] {
         process.stop();
     }

@@ -7,10 +7,12 @@ use clap::{Parser, Subcommand};
 
 mod node;
 mod operate;
+mod orders;
 mod services;
 
 pub(super) use node::{Init, Run};
 pub(super) use operate::{Completions, Doctor, Drain};
+pub(super) use orders::{Give, Remove, Start, Stop};
 pub(super) use services::{Deploy, Durability, Language, Logs, Migrations, Move, New, Trace, Why};
 
 /// Services that follow their users from cloud to cloud.
@@ -27,7 +29,8 @@ Examples:
   wayfare move kv --to delta --dir fjord
 
 The state directory is --dir, or $WAYFARE_DIR, or ./wayfare-node.
-Exit codes: 0 success; 2 the command line, a file, a port or a join token must be changed first; 1 any other failure."
+Exit codes: 0 success; 2 the command line, a file, a port or a join token must be changed first;
+1 any other failure."
 )]
 pub(super) struct Cli {
     /// The node's state directory [default: $WAYFARE_DIR or ./wayfare-node]
@@ -50,6 +53,12 @@ pub(super) enum Command {
     New(New),
     /// Start a service on this node
     Deploy(Deploy),
+    /// Stop a service: it keeps its state and its place, and executes nothing
+    Stop(Stop),
+    /// Start a service that was stopped
+    Start(Start),
+    /// Remove a service, its state and its name
+    Remove(Remove),
     /// List the clouds that advertise, as this node knows them
     #[command(after_help = "Examples:\n  wayfare clouds\n  wayfare clouds --json --dir fjord")]
     Clouds,
@@ -79,7 +88,8 @@ Examples:
   wayfare cordon
   wayfare cordon --dir fjord --json
 
-What runs here stays until it moves: `wayfare drain` moves it away. The cordon holds over restarts, until `wayfare uncordon`.")]
+What runs here stays until it moves: `wayfare drain` moves it away. The cordon holds over
+restarts, until `wayfare uncordon`.")]
     Cordon,
     /// Take services again
     #[command(after_help = "Examples:\n  wayfare uncordon\n  wayfare uncordon --dir fjord --json")]
@@ -108,6 +118,8 @@ mod tests {
         for command in Cli::command().get_subcommands() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:") && help.contains("wayfare "), "{}", command.get_name());
+            let long = help.lines().find(|line| line.chars().count() > 100);
+            assert_eq!(long, None, "{}: a terminal would break this line once more", command.get_name());
         }
     }
 

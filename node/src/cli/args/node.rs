@@ -12,8 +12,9 @@ Examples:
   wayfare init --dir fjord --join wayfare-join-1:8Zx... --region eu-north
   wayfare init --dir gate --join - --service kv=127.0.0.1:8080 --bootstrap 192.0.2.7:4740 < token
 
-The token comes from `wayfare-registry join-token`, and says whether the node is a cloud, a home or a gateway.
-Nothing is overwritten. Every setting is explained in the node.toml that this writes.")]
+The token comes from `wayfare-registry join-token`, and says whether the node is a cloud, a home
+or a gateway. Nothing is overwritten. Every setting is explained in the node.toml that this
+writes.")]
 pub(in crate::cli) struct Init {
     /// The join token; `-` reads it from stdin
     #[arg(long, value_name = "TOKEN")]
@@ -66,8 +67,9 @@ Examples:
   RUST_LOG=wayfare_node=debug wayfare run --dir fjord --role cloud
   wayfare run --dir fjord --log-format json 2>> fjord.log
 
-At its first run the node joins: it waits for the registry for as long as it takes. Logs go to stderr; one line on stdout
-says when the node is up (with --json: {name, role, host, addresses, api, gateway, metrics}).")]
+At its first run the node joins: it waits for the registry for as long as it takes. Logs go to
+stderr; one line on stdout says when the node is up (with --json: {name, role, host, addresses,
+api, gateway, metrics}).")]
 pub(in crate::cli) struct Run {
     /// The role that the node must have joined as: cloud, home or gateway
     #[arg(long, value_parser = role)]

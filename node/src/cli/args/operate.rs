@@ -10,10 +10,11 @@ Examples:
   wayfare drain --dir fjord --stay --timeout 600
   wayfare drain --dir fjord --json           one line of JSON for each thing that happens
 
-The node takes no more services. Each that it has goes to the best cloud that may take it and has room, four at a time; if
-one refuses, another is tried. Then the node takes leave of the mesh and stops. If some service cannot leave in time, it
-says which and why, the node stays up, cordoned, and the exit code is 1. Interrupted, it moves no more services; those on
-their way go on. A restart of the node ends the drain, but not the cordon: `wayfare uncordon` ends that.")]
+The node takes no more services. Each that it has goes to the best cloud that may take it and
+has room, four at a time; if one refuses, another is tried. Then the node takes leave of the
+mesh and stops. If some service cannot leave in time, it says which and why, the node stays up,
+cordoned, and the exit code is 1. Interrupted, it moves no more services; those on their way go
+on. A restart of the node ends the drain, but not the cordon: `wayfare uncordon` ends that.")]
 pub(in crate::cli) struct Drain {
     /// Do not stop the node when it is empty
     #[arg(long)]
@@ -30,7 +31,8 @@ Examples:
   wayfare doctor --dir fjord --offline
   wayfare doctor --dir fjord --json
 
-Each line is ok, warn or FAIL, with what to do. Exit codes: 0 if nothing fails, 1 if something does.")]
+Each line is ok, warn or FAIL, with what to do. Exit codes: 0 if nothing fails, 1 if something
+does.")]
 pub(in crate::cli) struct Doctor {
     /// Do not speak to the registry, nor to this node as others would
     #[arg(long)]

@@ -28,7 +28,8 @@ Examples:
   wayfare new guest-book
   wayfare new guest-book --lang assemblyscript --path services/guest-book
 
-Makes a folder with a service that builds and can be deployed as it is, and a README that says how. Nothing is overwritten.")]
+Makes a folder with a service that builds and can be deployed as it is, and a README that says
+how. Nothing is overwritten.")]
 pub(in crate::cli) struct New {
     /// Its name: lowercase letters, digits and hyphens
     pub(in crate::cli) name: String,
@@ -46,8 +47,8 @@ Examples:
   wayfare deploy kv.wasm --name kv
   wayfare deploy kv.wasm --name kv --memory 128 --allow-cloud fjord --allow-cloud delta --max-rtt 40
 
-MODULE is a WebAssembly module with the ABI wayfare:request/1. The manifest is signed with DIR/owner.key, which is made at
-the first deployment: keep it, it alone speaks for the service.")]
+MODULE is a WebAssembly module with the ABI wayfare:request/1. The manifest is signed with
+DIR/owner.key, which is made at the first deployment: keep it, it alone speaks for the service.")]
 pub(in crate::cli) struct Deploy {
     /// The WebAssembly module
     pub(in crate::cli) module: PathBuf,
@@ -78,9 +79,9 @@ pub(in crate::cli) struct Deploy {
     /// Whether acknowledged writes survive a crash of the host
     #[arg(long, value_enum, default_value_t = Durability::Log)]
     pub(in crate::cli) durability: Durability,
-    /// The manifest's version: higher than that of any before it
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(in crate::cli) manifest_version: u32,
+    /// The manifest's version: higher than that of any before it [default: the time, in seconds since 1970]
+    #[arg(long, value_name = "N")]
+    pub(in crate::cli) manifest_version: Option<u32>,
     /// The owner's secret key [default: DIR/owner.key, made if it is missing]
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) owner_key: Option<PathBuf>,
@@ -118,7 +119,8 @@ Examples:
   wayfare why kv
   wayfare why kv --json
 
-Asked of the node that has the service. To see what a decision would be, without the past: `wayfare move kv --dry-run`.")]
+Asked of the node that has the service. To see what a decision would be, without the past:
+`wayfare move kv --dry-run`.")]
 pub(in crate::cli) struct Why {
     /// Its name or id
     pub(in crate::cli) service: String,

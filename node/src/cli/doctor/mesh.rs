@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use wayfare_protocol::{ids::HostId, limits::ADVERT_LIFETIME_MAX, suite::fresh_se
 
 use super::{Context, Finding, files::Identity};
 use crate::{
-    api::shapes::{Cloud, NodeInfo},
+    api::shapes::{Cloud, Counters, Incompatible, NodeInfo},
     clock::entropy,
     config::Config,
 };
@@ -28,74 +28,84 @@ const ADVERT_EVERY_S: f64 = wayfare_protocol::limits::ADVERT_INTERVAL.0 as f64 /
 /// The ports that the configuration names: free, or the running node's.
 pub(super) fn ports(config: &Config, running: bool, findings: &mut Vec<Finding>) {
     const CHECK: &str = "ports";
-    let carried = config.gateway.services.iter().map(|service| service.listen);
-    let sockets: BTreeSet<SocketAddr> = config.node.listen.iter().filter_map(|text| tcp(text)).chain(carried).collect();
-    for socket in sockets.into_iter().filter(|socket| socket.port() != 0) {
-        findings.push(match TcpListener::bind(socket) {
-            Ok(_) if running => {
-                let found = format!("{socket} is free, and the node that runs should have it");
+    let carried = config.gateway.services.iter().map(|service| (service.listen, Carrier::Tcp));
+    let sockets: BTreeSet<(SocketAddr, Carrier)> =
+        config.node.listen.iter().filter_map(|text| listened(text)).chain(carried).collect();
+    for (socket, carrier) in sockets.into_iter().filter(|(socket, _)| socket.port() != 0) {
+        let (bound, shown) = match carrier {
+            Carrier::Tcp => (TcpListener::bind(socket).map(drop), format!("{socket}")),
+            Carrier::Udp => (UdpSocket::bind(socket).map(drop), format!("{socket} (UDP)")),
+        };
+        findings.push(match bound {
+            Ok(()) if running => {
+                let found = format!("{shown} is free, and the node that runs should have it");
                 Finding::warn(CHECK, found, "restart the node: node.toml was changed since its start")
             }
-            Ok(_) => Finding::ok(CHECK, format!("{socket} is free")),
+            Ok(()) => Finding::ok(CHECK, format!("{shown} is free")),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && running => {
-                Finding::ok(CHECK, format!("{socket} is taken, by this node as it seems"))
+                Finding::ok(CHECK, format!("{shown} is taken, by this node as it seems"))
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let advice = format!("find who has it: ss -tlnp 'sport = :{}'; or choose another port", socket.port());
-                Finding::fail(CHECK, format!("{socket} is taken by another process"), advice)
+                let advice = format!("find who has it: ss -tulnp 'sport = :{}'; or choose another port", socket.port());
+                Finding::fail(CHECK, format!("{shown} is taken by another process"), advice)
             }
             Err(error) => {
                 let advice = "name an address of this machine, and a port above 1023 or the right to use it";
-                Finding::fail(CHECK, format!("{socket}: {error}"), advice)
+                Finding::fail(CHECK, format!("{shown}: {error}"), advice)
             }
         });
     }
 }
 
-/// `/ip4/…/tcp/…` and what follows it.
-fn tcp(multiaddr: &str) -> Option<SocketAddr> {
+/// What carries a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Carrier {
+    Tcp,
+    Udp,
+}
+
+/// `/ip4/…/tcp/…` or `/ip4/…/udp/…`, and what follows it.
+fn listened(multiaddr: &str) -> Option<(SocketAddr, Carrier)> {
     let mut parts = multiaddr.split('/').skip(1);
-    let (Some("ip4" | "ip6"), Some(ip), Some("tcp"), Some(port)) =
+    let (Some("ip4" | "ip6"), Some(ip), Some(carrier), Some(port)) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return None;
     };
-    Some(SocketAddr::new(ip.parse::<IpAddr>().ok()?, port.parse().ok()?))
+    let carrier = match carrier {
+        "tcp" => Carrier::Tcp,
+        "udp" => Carrier::Udp,
+        _ => return None,
+    };
+    Some((SocketAddr::new(ip.parse::<IpAddr>().ok()?, port.parse().ok()?), carrier))
 }
 
 /// Speaks to the registries, and to the running node as others would, under a key of the moment.
 pub(super) async fn reach(identity: &Identity, running: Option<&NodeInfo>, findings: &mut Vec<Finding>) {
-    let shutdown = CancellationToken::new();
-    let config = NetConfig { listen: Vec::new(), ..NetConfig::local(*fresh_secret(&mut entropy()).expose()) };
-    let net = match Net::start(config, shutdown.clone()).await {
-        Ok((net, _)) => net,
-        Err(error) => {
-            findings.push(Finding::fail("registry", error.to_string(), "see the operating system's log"));
-            return;
-        }
-    };
     for anchor in identity.bundle.anchors() {
-        findings.push(registry(&net, anchor).await);
+        findings.push(registry(anchor).await);
     }
     if let Some(info) = running {
-        findings.extend(own_addresses(&net, info).await);
+        findings.extend(own_addresses(info).await);
     }
+}
+
+/// One round trip on a connection of its own, so that no earlier one stands in for `addresses`.
+async fn ping(host: HostId, addresses: &[String]) -> Result<Duration, NetError> {
+    let shutdown = CancellationToken::new();
+    let config = NetConfig { listen: Vec::new(), ..NetConfig::local(*fresh_secret(&mut entropy()).expose()) };
+    let (net, _events) = Net::start(config, shutdown.clone()).await?;
+    let measured = tokio::time::timeout(PATIENCE, net.probe(host, addresses)).await;
     shutdown.cancel();
     // What is left of it ends with this process.
     let _ = tokio::time::timeout(PATIENCE, net.stopped()).await;
+    measured.unwrap_or(Err(NetError::Timeout { peer: host, what: "a probe" }))
 }
 
-async fn ping(net: &Net, host: HostId, addresses: &[String]) -> Result<Duration, NetError> {
-    match tokio::time::timeout(PATIENCE, net.probe(host, addresses)).await {
-        Ok(measured) => measured,
-        Err(_) => Err(NetError::Timeout { peer: host, what: "a probe" }),
-    }
-}
-
-async fn registry(net: &Net, anchor: &Anchor) -> Finding {
+async fn registry(anchor: &Anchor) -> Finding {
     const CHECK: &str = "registry";
     let at = anchor.addresses.join(", ");
-    match ping(net, anchor.host(), &anchor.addresses).await {
+    match ping(anchor.host(), &anchor.addresses).await {
         Ok(rtt) => {
             Finding::ok(CHECK, format!("answers at {at} in {:.1} ms, with the key that is trusted", millis(rtt)))
         }
@@ -103,6 +113,11 @@ async fn registry(net: &Net, anchor: &Anchor) -> Finding {
             CHECK,
             format!("{address} answers with the key of {found:#}, not with the registry's"),
             "it is another registry, or the wrong address: compare trust.json with `wayfare-registry run`'s address and key",
+        ),
+        Err(NetError::NoCommonVersion { peer }) => Finding::fail(
+            CHECK,
+            peer.to_string(),
+            "install the same release on both; the others of the mesh can follow one by one",
         ),
         Err(error) => Finding::fail(
             CHECK,
@@ -113,12 +128,12 @@ async fn registry(net: &Net, anchor: &Anchor) -> Finding {
 }
 
 /// The addresses that others are told.
-async fn own_addresses(net: &Net, info: &NodeInfo) -> Vec<Finding> {
+async fn own_addresses(info: &NodeInfo) -> Vec<Finding> {
     const CHECK: &str = "addresses";
     let Some(host) = HostId::parse(&info.host) else { return Vec::new() };
     let mut findings = Vec::new();
     for address in &info.addresses {
-        findings.push(match ping(net, host, std::slice::from_ref(address)).await {
+        findings.push(match ping(host, std::slice::from_ref(address)).await {
             Ok(rtt) => Finding::ok(CHECK, format!("{address} leads here, in {:.1} ms", millis(rtt))),
             Err(error) => Finding::warn(
                 CHECK,
@@ -137,6 +152,10 @@ pub(super) async fn peers(context: &Context, info: &NodeInfo, findings: &mut Vec
         0 => Finding::warn(CHECK, "connected to nobody", "see `registry` above; node.bootstrap may name other nodes"),
         peers => Finding::ok(CHECK, format!("connected to {peers}")),
     });
+    if let Ok(counters) = context.client().get::<Counters>(&["rejects"], "").await {
+        let warn = |peer: &Incompatible| Finding::warn(CHECK, peer.text.clone(), "install the same release on both");
+        findings.extend(counters.incompatible.iter().map(warn));
+    }
     let Ok(clouds) = context.client().get::<Vec<Cloud>>(&["clouds"], "").await else { return };
     if let Some(finding) = clock(&clouds) {
         findings.push(finding);

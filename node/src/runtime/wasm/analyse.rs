@@ -17,10 +17,19 @@ const RESERVED_PREFIX: &str = "__wizer_";
 /// Pages of 64 KiB that a 32-bit memory can have.
 const PAGES_MAX: u64 = 1 << 16;
 
+/// Writes the state out for another version of the code.
+pub(super) const SAVE: &str = "wayfare_save";
+/// Takes what another version of the code wrote.
+pub(super) const LOAD: &str = "wayfare_load";
+
 /// The exports of the ABI, and their types in letters as in [`wasi::Offered`].
 const REQUIRED: [(&str, &str, &str); 2] =
     [("wayfare_buffer", "i:i", "a function (i32) -> i32"), ("wayfare_handle", "i:I", "a function (i32) -> i64")];
-const INITIALIZE: (&str, &str, &str) = ("_initialize", ":", "a function () -> ()");
+const OPTIONAL: [(&str, &str, &str); 3] = [
+    ("_initialize", ":", "a function () -> ()"),
+    (SAVE, ":I", "a function () -> i64"),
+    (LOAD, "i:i", "a function (i32) -> i32"),
+];
 const MEMORY: (&str, &str) = ("memory", "linear memory 0");
 
 /// What of a module is state.
@@ -276,7 +285,8 @@ impl Reader {
             Some((_, ExternalKind::Memory, 0)) => {}
             Some(_) => drop(self.blockers.insert(Blocker::WrongExport { name, expected })),
         }
-        for (required, (name, ty, expected)) in REQUIRED.into_iter().map(|e| (true, e)).chain([(false, INITIALIZE)]) {
+        let required = REQUIRED.into_iter().map(|export| (true, export));
+        for (required, (name, ty, expected)) in required.chain(OPTIONAL.map(|export| (false, export))) {
             let function = |index: u32| self.functions.get(index as usize);
             let ty_of = |index| function(index).and_then(|&ty| self.types.get(ty as usize)?.as_deref());
             match find(name) {

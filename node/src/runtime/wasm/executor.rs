@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wasmtime::{Global, Memory, ResourceLimiter, Store, Trap, TypedFunc, Val};
 
-use super::analyse::Shape;
+use super::analyse::{LOAD, SAVE, Shape};
 use super::code::Code;
 use super::engine::{EPOCH_TICK, Running};
 use super::image::{Capture, Image};
@@ -14,7 +14,9 @@ use super::memory::{PageMap, discard, with_files};
 use super::wasi::HostTrap;
 use crate::runtime::limits::{CHUNK_BYTES, TRAP_TEXT_BYTES_MAX};
 use crate::runtime::outside::{Outside, Tape, TapeError};
-use crate::runtime::{Fault, GlobalValue, Launch, Limits, LogStream, LogTail, RecordedInputs, StartError};
+use crate::runtime::{
+    Fault, GlobalValue, HandOverError, Launch, Limits, LogStream, LogTail, RecordedInputs, StartError,
+};
 
 /// What host functions and the engine's limiter work on.
 pub(super) struct Context {
@@ -95,6 +97,8 @@ pub(super) struct Executor {
     buffer: TypedFunc<u32, u32>,
     handle: TypedFunc<u32, u64>,
     initialize: Option<TypedFunc<(), ()>>,
+    save: Option<TypedFunc<(), u64>>,
+    load: Option<TypedFunc<u32, u32>>,
 }
 
 impl Executor {
@@ -124,7 +128,15 @@ impl Executor {
             Some(function) => Some(function.typed(&store).map_err(engine_error)?),
             None => None,
         };
-        Ok(Self { store, memories, globals, buffer, handle, initialize })
+        let save = match instance.get_func(&mut store, SAVE) {
+            Some(function) => Some(function.typed(&store).map_err(engine_error)?),
+            None => None,
+        };
+        let load = match instance.get_func(&mut store, LOAD) {
+            Some(function) => Some(function.typed(&store).map_err(engine_error)?),
+            None => None,
+        };
+        Ok(Self { store, memories, globals, buffer, handle, initialize, save, load })
     }
 
     /// Makes an instance that *is* the image: sizes, bytes and globals.
@@ -166,6 +178,35 @@ impl Executor {
     /// Runs a request through the ABI.
     pub(super) fn handle(&mut self, request: &[u8], limits: &Limits, time_max: Duration) -> Result<Vec<u8>, Fault> {
         self.guarded(time_max, |executor| executor.exchange(request, limits.response_bytes_max))
+    }
+
+    /// Has the service write its state out: what `wayfare_save` returns.
+    pub(super) fn save(&mut self, time_max: Duration) -> Result<Vec<u8>, HandOverError> {
+        let save = self.save.clone().ok_or(HandOverError::NoSave)?;
+        let state = self.guarded(time_max, |executor| {
+            let packed = save.call(&mut executor.store, ())?;
+            let (at, len) = ((packed >> 32) as usize, (packed & u64::from(u32::MAX)) as usize);
+            if packed == 0 {
+                return Ok(None);
+            }
+            let memory = executor.memories.first().ok_or(Failure::Abi("no memory"))?;
+            let state = memory.data(&executor.store).get(at..).and_then(|rest| rest.get(..len));
+            Ok(Some(state.ok_or(Failure::Abi("a saved state outside of the memory"))?.to_vec()))
+        });
+        state.map_err(HandOverError::Failed)?.ok_or(HandOverError::NotSaved)
+    }
+
+    /// Has the service take a state: what `wayfare_load` makes of it.
+    pub(super) fn load(&mut self, state: &[u8], time_max: Duration) -> Result<(), HandOverError> {
+        let load = self.load.clone().ok_or(HandOverError::NoLoad)?;
+        let answer = self.guarded(time_max, |executor| {
+            let len = executor.put(state)?;
+            Ok(load.call(&mut executor.store, len)?)
+        });
+        match answer.map_err(HandOverError::Failed)? {
+            0 => Ok(()),
+            code => Err(HandOverError::Refused { code }),
+        }
     }
 
     /// Runs `body` under a time limit and says why it failed, if it did.
@@ -211,14 +252,9 @@ impl Executor {
     }
 
     fn exchange(&mut self, request: &[u8], response_bytes_max: usize) -> Result<Vec<u8>, Failure> {
-        let len = u32::try_from(request.len()).map_err(|_| Failure::Abi("a request of 4 GiB"))?;
-        let at = self.buffer.call(&mut self.store, len)?;
-        let memory = self.memories.first().ok_or(Failure::Abi("no memory"))?;
-        let buffer =
-            memory.data_mut(&mut self.store).get_mut(at as usize..).and_then(|rest| rest.get_mut(..len as usize));
-        let buffer = buffer.filter(|_| at != 0).ok_or(Failure::Abi("wayfare_buffer gave no room for the request"))?;
-        buffer.copy_from_slice(request);
+        let len = self.put(request)?;
         let packed = self.handle.call(&mut self.store, len)?;
+        let memory = self.memories.first().ok_or(Failure::Abi("no memory"))?;
         let (at, len) = ((packed >> 32) as usize, (packed & u64::from(u32::MAX)) as usize);
         if len > response_bytes_max {
             return Err(Failure::Abi("a response longer than the limit"));
@@ -229,6 +265,18 @@ impl Executor {
             return Err(Failure::Abi("a response that does not start with HTTP/1.1"));
         }
         Ok(response.to_vec())
+    }
+
+    /// Puts bytes where the service wants them; returns how many.
+    fn put(&mut self, bytes: &[u8]) -> Result<u32, Failure> {
+        let len = u32::try_from(bytes.len()).map_err(|_| Failure::Abi("a request of 4 GiB"))?;
+        let at = self.buffer.call(&mut self.store, len)?;
+        let memory = self.memories.first().ok_or(Failure::Abi("no memory"))?;
+        let buffer =
+            memory.data_mut(&mut self.store).get_mut(at as usize..).and_then(|rest| rest.get_mut(..len as usize));
+        let buffer = buffer.filter(|_| at != 0).ok_or(Failure::Abi("wayfare_buffer gave no room"))?;
+        buffer.copy_from_slice(bytes);
+        Ok(len)
     }
 
     /// Makes what the last request left the committed state. After a failure that is neither the old nor the new one.

@@ -7,8 +7,8 @@ use super::executor::{Context, Executor};
 use super::image::{Capture, Image};
 use crate::runtime::limits::PATIENCE;
 use crate::runtime::{
-    Blocker, CallError, CallOutcome, CaptureError, Fault, FinalState, Instance, Launch, Limits, Quiesced,
-    RecordedInputs, RoundStats, Salt, Sink, StartError, Usage,
+    Blocker, CallError, CallOutcome, CaptureError, Fault, FinalState, HandOverError, Instance, Launch, Limits,
+    Quiesced, RecordedInputs, RoundStats, Salt, Sink, StartError, Usage,
 };
 
 /// A running service.
@@ -102,6 +102,10 @@ impl WasmInstance {
     }
 }
 
+fn lost(what: String) -> HandOverError {
+    HandOverError::Lost(CallError::Lost(what))
+}
+
 fn failed(fault: Fault) -> CallOutcome {
     let inputs = RecordedInputs { cut: Some(fault.clone()), ..RecordedInputs::default() };
     CallOutcome { response: fault.response(), inputs, rolled_back: Some(fault) }
@@ -145,6 +149,32 @@ impl Instance for WasmInstance {
 
     fn save(&self, salt: Salt, sink: &mut dyn Sink) -> Result<FinalState, CaptureError> {
         self.state()?.save(salt, sink)
+    }
+
+    fn hand_over(&mut self) -> Result<Vec<u8>, HandOverError> {
+        let time_max = self.limits.call_time_max.saturating_mul(PATIENCE);
+        let executor = self.executor.as_mut().ok_or_else(|| lost("an earlier failure".to_owned()))?;
+        executor.begin(None);
+        let state = executor.save(time_max);
+        executor.end();
+        self.roll_back().map_err(|error| lost(error.to_string()))?;
+        state
+    }
+
+    fn take_over(&mut self, state: &[u8]) -> Result<(), HandOverError> {
+        let time_max = self.limits.call_time_max.saturating_mul(PATIENCE);
+        let executor = self.executor.as_mut().ok_or_else(|| lost("an earlier failure".to_owned()))?;
+        executor.begin(None);
+        let taken = executor.load(state, time_max);
+        executor.end();
+        if let Err(error) = taken {
+            self.roll_back().map_err(|error| lost(error.to_string()))?;
+            return Err(error);
+        }
+        executor.commit(&mut self.image, self.capture.as_mut()).map_err(|what| {
+            self.executor = None;
+            lost(what)
+        })
     }
 
     fn usage(&self) -> Usage {

@@ -3,6 +3,7 @@
 mod exchange;
 mod harness;
 mod membership;
+mod orders;
 mod races;
 mod recovery;
 mod refusals;

@@ -23,11 +23,12 @@ use crate::{bystander::Bystander, coverage::Covered};
 
 mod decisions;
 mod membership;
+mod orders;
 mod restored;
 mod verdicts;
 
 pub(crate) fn covered() -> Vec<Covered> {
-    [membership::covered(), verdicts::covered(), decisions::covered(), restored::covered()]
+    [membership::covered(), verdicts::covered(), decisions::covered(), orders::covered(), restored::covered()]
         .into_iter()
         .flatten()
         .collect()

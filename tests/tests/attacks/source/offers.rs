@@ -152,7 +152,13 @@ pub(crate) async fn sevens(bench: &mut Bench) {
         let answered = bench.target.answer(&bench.authority, home, &four).await;
         let shots = seven_shots(bench, &four, &answered.seven);
         total = shots.len();
-        bench.fire(shots.into_iter().skip(next).take(1).collect()).await;
+        let shot: Vec<Shot> = shots.into_iter().skip(next).take(1).collect();
+        let is_unknown = shot.iter().any(|shot| shot.expect == Some(Reject::UnknownMessage));
+        bench.fire(shot).await;
+        if is_unknown {
+            // That breaks no rule, and the attempt goes on.
+            bench.fire(vec![Shot::new("7 without a body, after an unknown kind", vec![1, 7], Reject::Malformed)]).await;
+        }
         bench.until_no_attempt().await;
         next += 1;
     }

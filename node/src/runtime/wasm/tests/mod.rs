@@ -4,6 +4,7 @@ mod blockers;
 mod calls;
 mod moves;
 mod replays;
+mod versions;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
