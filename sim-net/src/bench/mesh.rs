@@ -34,6 +34,7 @@ pub async fn run(sizes: &[usize], progress: bool) -> anyhow::Result<Report> {
                     .param("nodes", nodes as u64)
                     .param("share_pct", share)
                     .param("adverts", times.len() as u64)
+                    .param("exact_to_ms", real::POLL.as_millis() as u64)
             };
             report.push(row("advert_p50", percentile(&times, 0.5)));
             report.push(row("advert_max", percentile(&times, 1.0)));

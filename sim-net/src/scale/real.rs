@@ -21,7 +21,7 @@ use crate::{
 const SETTLE: Duration = Duration::from_secs(15);
 const WATCH: Duration = Duration::from_secs(40);
 /// How often each node is asked what it knows: how exact the figures are.
-const POLL: Duration = Duration::from_millis(25);
+pub(crate) const POLL: Duration = Duration::from_millis(25);
 
 /// What was seen: for each advert that was made while the mesh was watched, when each other node that heard of it did, ms
 /// after it was made, earliest first.
