@@ -29,6 +29,9 @@ pub enum Action {
 }
 
 impl Action {
+    /// Every action.
+    pub const ALL: [Self; 3] = [Self::Stop, Self::Start, Self::Remove];
+
     /// The word for people, and for metrics.
     pub const fn name(self) -> &'static str {
         match self {

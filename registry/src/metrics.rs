@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wayfare_net::Net;
 use wayfare_protocol::{
     migration::messages::{Answer, NoReason, RegistryFrame},
+    order::{Action, Outcome},
     registry::{AbortCause, Event},
     reject::RejectCounters,
     time::{Micros, Now},
@@ -33,6 +34,8 @@ pub(crate) struct RegistryMetrics {
     registered: Counter,
     placements: Counter,
     aborts: Counters<1>,
+    orders: Counters<1>,
+    orders_reported: Counters<1>,
     released: Counter,
     renewals: Counter,
     enrolled: Counter,
@@ -60,6 +63,8 @@ impl RegistryMetrics {
             registered: Counter::default(),
             placements: Counter::default(),
             aborts: by("cause", AbortCause::ALL.map(AbortCause::name)),
+            orders: by("action", Action::ALL.map(Action::name)),
+            orders_reported: by("outcome", ["done", "refused"]),
             released: Counter::default(),
             renewals: Counter::default(),
             enrolled: Counter::default(),
@@ -101,6 +106,12 @@ impl RegistryMetrics {
             "wayfare_registry_aborts",
             "A migration that was allowed ended without a placement, for this cause",
             &self.aborts,
+        );
+        metrics.add("wayfare_registry_orders", "An owner's order was taken", &self.orders);
+        metrics.add(
+            "wayfare_registry_orders_reported",
+            "A host reported what became of an order: done, or refused",
+            &self.orders_reported,
         );
         metrics.add("wayfare_registry_releases", "A source said that it has deleted its copy (12)", &self.released);
         metrics.add(
@@ -194,6 +205,11 @@ impl RegistryMetrics {
             Event::Aborted { cause, .. } => &self.aborts.get_or_create_owned(&[("cause", cause.name())]),
             Event::Registered { .. } => &self.registered,
             Event::Placed { .. } => &self.placements,
+            Event::Ordered { action, .. } => &self.orders.get_or_create_owned(&[("action", action)]),
+            Event::CarriedOut { outcome, .. } => {
+                let outcome = if *outcome == Outcome::Done { "done" } else { "refused" };
+                &self.orders_reported.get_or_create_owned(&[("outcome", outcome)])
+            }
             Event::Released { .. } => &self.released,
             Event::Enrolled { .. } => &self.enrolled,
             Event::HostRevoked { .. } | Event::CloudRevoked { .. } => &self.revocations,
@@ -203,8 +219,6 @@ impl RegistryMetrics {
             | Event::Allowed { .. }
             | Event::Pinned { .. }
             | Event::Resumed { .. }
-            | Event::Ordered { .. }
-            | Event::CarriedOut { .. }
             | Event::Removed { .. }
             | Event::WindowOver { .. } => return,
         };

@@ -43,8 +43,8 @@ impl Outcome {
     pub(crate) const fn of(failure: &Failure) -> Self {
         match failure {
             Failure::Timeout | Failure::StillTrying => Self::Expired,
-            Failure::Refused(_) => Self::Refused,
-            Failure::NotExecuted(_) | Failure::NoSuchService | Failure::SessionLost | Failure::Stopped => Self::Failed,
+            Failure::Refused(_) | Failure::Stopped => Self::Refused,
+            Failure::NotExecuted(_) | Failure::NoSuchService | Failure::SessionLost => Self::Failed,
         }
     }
 }
