@@ -120,7 +120,7 @@ impl Doorstep {
 
 const fn cap(protocol: Protocol) -> usize {
     match protocol {
-        Protocol::Registry | Protocol::Migrate | Protocol::Probe => FRAME_BYTES_MAX,
+        Protocol::Registry | Protocol::Migrate | Protocol::Module | Protocol::Probe => FRAME_BYTES_MAX,
         Protocol::State => STATE_FRAME_BYTES_MAX,
         Protocol::Request => CLIENT_FRAME_BYTES_MAX,
     }
