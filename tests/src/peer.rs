@@ -104,13 +104,19 @@ pub struct Doorstep {
 }
 
 impl Doorstep {
+    /// The next stream, and who opened it; `None` once the node has stopped.
+    pub async fn next(&mut self) -> Option<(HostId, Line)> {
+        let (host, stream) = self.incoming.recv().await?;
+        Some((host, Line::new(stream, self.protocol)))
+    }
+
     /// The next stream that `from` opens; others' are dropped.
     pub async fn line(&mut self, from: HostId) -> Line {
         let next = async {
             loop {
-                let (host, stream) = self.incoming.recv().await.unwrap();
+                let (host, line) = self.next().await.unwrap();
                 if host == from {
-                    return Line::new(stream, self.protocol);
+                    return line;
                 }
             }
         };

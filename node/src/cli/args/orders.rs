@@ -10,8 +10,9 @@ Examples:
   wayfare stop kv
   wayfare stop kv --dir gate --owner-key ~/kv-owner.key
 
-Any node of the mesh passes the order on; it needs the owner's key. What was taken on before is answered first; then clients
-get 503 at once. The service may be moved, and stays stopped where it goes.")]
+Any node of the mesh passes the order on; it needs the owner's key. What was taken on before is
+answered first; then clients get 503 at once. The service may be moved, and stays stopped where it
+goes.")]
 pub(in crate::cli) struct Stop {
     #[command(flatten)]
     pub(in crate::cli) give: Give,
@@ -33,8 +34,9 @@ Examples:
   wayfare remove kv
   wayfare remove kv --timeout 120
 
-It cannot be undone. If the service's host is gone, the name is free once its lease has ended; a host that comes back deletes
-what it has. The owner may deploy under the name again, with a higher manifest version (the default is the time).")]
+It cannot be undone. If the service's host is gone, the name is free once its lease has ended; a
+host that comes back deletes what it has. The owner may deploy under the name again, with a higher
+manifest version (the default is the time).")]
 pub(in crate::cli) struct Remove {
     #[command(flatten)]
     pub(in crate::cli) give: Give,
