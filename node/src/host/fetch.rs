@@ -137,3 +137,154 @@ async fn write<W: tokio::io::AsyncWrite + Unpin>(writer: &mut FrameWriter<W>, mo
     }
     writer.finish().await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::Arc};
+
+    use tokio_util::sync::CancellationToken;
+    use wayfare_net::NetConfig;
+    use wayfare_protocol::{
+        ids::{CloudId, Digest, Epoch, RegistryId, ServiceId},
+        suite::{Secret, Suite},
+        time::{Micros, Timestamp},
+        trust::{Anchor, Receiver},
+    };
+
+    use super::*;
+    use crate::runtime::{Driver, Launch, wasm::WasmDriver};
+
+    const REGISTRY: RegistryId = RegistryId([3; 32]);
+    const AUTHORITY: Secret = Secret::new([4; 32]);
+    const KV: &[u8] = include_bytes!("../../../tests/guests/kv/kv.wasm");
+
+    fn bundle() -> TrustBundle {
+        TrustBundle::new(vec![Anchor { id: REGISTRY, key: Dalek::public_key(&AUTHORITY), addresses: Vec::new() }])
+    }
+
+    fn certificate(host: HostId, role: Role) -> Signed<Certificate> {
+        let certificate = Certificate {
+            cloud: CloudId([5; 16]),
+            name: "fjord".to_owned(),
+            host,
+            role,
+            region: String::new(),
+            not_before: Timestamp(0),
+            expiry: now().wall + Micros::from_secs(3600),
+        };
+        Signed::sign::<Dalek>(&AUTHORITY, REGISTRY, Receiver::Anyone, &certificate)
+    }
+
+    /// What a node answers on the stream, by itself, whatever it is asked.
+    type Lie = Option<Vec<u8>>;
+
+    /// What becomes of `code`, asked of a node with the modules in `dir` by one with a certificate of this role; and what the
+    /// node refused it for.
+    async fn ask(
+        dir: &std::path::Path,
+        code: Digest,
+        role: Option<Role>,
+        lie: Lie,
+    ) -> (Result<Option<Vec<u8>>, String>, Result<(), Reject>) {
+        let stop = CancellationToken::new();
+        let (asking, _events) = Net::start(NetConfig::local([1; 32]), stop.clone()).await.unwrap();
+        let (having, _more) = Net::start(NetConfig::local([2; 32]), stop.clone()).await.unwrap();
+        let mut streams = having.accept(Protocol::Module).unwrap();
+        let dir = dir.to_owned();
+        let answering = tokio::spawn(async move {
+            let (peer, mut stream) = streams.recv().await.unwrap();
+            match lie {
+                Some(bytes) => {
+                    tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
+                    tokio::io::AsyncWriteExt::shutdown(&mut stream).await.unwrap();
+                    Ok(())
+                }
+                None => send(peer, stream, &bundle(), dir).await,
+            }
+        });
+        let shown = role.map_or(HostId([9; 32]), |_| asking.host_id());
+        let request =
+            wire::encode(&ModuleRequest { code, certificate: certificate(shown, role.unwrap_or(Role::Cloud)) });
+        let job = FetchJob {
+            service: ServiceId { registry: REGISTRY, unique: [6; 16] },
+            epoch: Epoch::FIRST,
+            order: Digest([7; 32]),
+            code,
+            memory_bytes: 1 << 26,
+            from: having.host_id(),
+            addresses: having.listen_addresses(),
+        };
+        let got = attempt(&asking, &job, &request).await;
+        let answered = answering.await.unwrap();
+        stop.cancel();
+        (got, answered)
+    }
+
+    #[tokio::test]
+    async fn hosts_get_the_module_that_is_there_and_nobody_else_gets_any() {
+        let temp = tempfile::tempdir().unwrap();
+        modules::store(temp.path(), KV).unwrap();
+        let code = modules::module_digest(KV);
+        let (got, answered) = ask(temp.path(), code, Some(Role::Home), None).await;
+        assert_eq!((got.unwrap().as_deref(), answered), (Some(KV), Ok(())));
+        assert_eq!(ask(temp.path(), Digest([0; 32]), Some(Role::Cloud), None).await.0, Ok(None));
+        for (role, reject) in [(Some(Role::Gateway), Reject::WrongRole), (None, Reject::BadCertificate)] {
+            let (got, answered) = ask(temp.path(), code, role, None).await;
+            assert!(got.is_err() && answered == Err(reject), "{answered:?}");
+        }
+        fs::write(temp.path().join(format!("{code}.wasm")), b"changed").unwrap();
+        assert_eq!(ask(temp.path(), code, Some(Role::Cloud), None).await.0, Ok(None), "a damaged one is not sent");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_answers_more_or_less_than_it_said_is_not_believed() {
+        let temp = tempfile::tempdir().unwrap();
+        let framed = |frames: &[&[u8]]| -> Vec<u8> {
+            let frame = |bytes: &&[u8]| [&u32::try_from(bytes.len()).unwrap().to_le_bytes()[..], bytes].concat();
+            frames.iter().flat_map(frame).collect()
+        };
+        let length = |length: u64| length.to_le_bytes();
+        let lies: [(Vec<u8>, &str); 5] = [
+            (framed(&[&length(MODULE_BYTES_MAX + 1)]), "longer than a module may be"),
+            (framed(&[b"short"]), "without a length"),
+            (framed(&[&length(3), b"four"]), "another length"),
+            (framed(&[&length(3), b""]), "another length"),
+            (framed(&[&length(3), b"12"]), "closed"),
+        ];
+        for (lie, name) in lies {
+            let (got, _) = ask(temp.path(), Digest([0; 32]), Some(Role::Cloud), Some(lie)).await;
+            assert!(got.as_ref().is_err_and(|error| error.contains(name)), "{name}: {got:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_another_hash_is_neither_kept_nor_compiled() {
+        let (temp, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+        let (asking, _events) = Net::start(NetConfig::local([1; 32]), stop.clone()).await.unwrap();
+        let (having, _more) = Net::start(NetConfig::local([2; 32]), stop.clone()).await.unwrap();
+        let mut streams = having.accept(Protocol::Module).unwrap();
+        let answering = tokio::spawn(async move {
+            let (_, stream) = streams.recv().await.unwrap();
+            write(&mut FrameWriter::new(stream, RECORD_BYTES_MAX), KV).await.unwrap();
+        });
+        let driver: Arc<dyn Driver> = Arc::new(WasmDriver::new());
+        let modules = temp.path().to_owned();
+        let digest = Digest([8; 32]);
+        let code = Code { driver, digest, prepared: None, module: None, modules, launch: Launch::default() };
+        let job = FetchJob {
+            service: ServiceId { registry: REGISTRY, unique: [6; 16] },
+            epoch: Epoch::FIRST,
+            order: Digest([7; 32]),
+            code: digest,
+            memory_bytes: 1 << 26,
+            from: having.host_id(),
+            addresses: having.listen_addresses(),
+        };
+        let shown = certificate(asking.host_id(), Role::Cloud);
+        let error = bring(code, job, asking, shown).await.map(|_| ()).unwrap_err();
+        assert!(error.starts_with("no_module: ") && error.contains("another module"), "{error}");
+        answering.await.unwrap();
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+        stop.cancel();
+    }
+}

@@ -49,8 +49,9 @@ Examples:
   wayfare update kv kv-2.wasm --fresh                    begin with an empty state
   wayfare update kv --memory 128 --allow-cloud fjord     the same code, other terms
 
-The state goes from the old code to the new by their exports wayfare_save and wayfare_load. If that fails, the old code goes
-on and nothing is lost. Clients wait meanwhile, and no request runs twice. What no option names stays as it is.")]
+The state goes from the old code to the new by their exports wayfare_save and wayfare_load. If
+that fails, the old code goes on and nothing is lost. Clients wait meanwhile, and no request runs
+twice. What no option names stays as it is.")]
 pub(in crate::cli) struct Update {
     /// Its name or id
     pub(in crate::cli) service: String,
