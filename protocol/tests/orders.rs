@@ -62,6 +62,32 @@ fn a_stopped_service_executes_nothing_wherever_it_goes_and_whoever_crashes_until
 }
 
 #[test]
+fn a_drain_takes_stopped_services_along() {
+    let mut world = durable();
+    let service = world.deploy();
+    let (home, alpha, beta) = (world.named("home"), world.named("alpha"), world.named("beta"));
+    assert_eq!(world.count(), "1");
+    done(&mut world, service, Action::Stop);
+    let mut at = home;
+    for to in [alpha, beta] {
+        let other = if to == alpha { beta } else { alpha };
+        world.node(other).host.set_cordoned(true);
+        world.node(to).host.set_cordoned(false);
+        world.pass(ADVERT_INTERVAL);
+        // Also one that a restart has just taken up again.
+        world.crash(at);
+        world.node(at).host.start_drain();
+        world.pass(Micros::from_secs(5));
+        let now = world.now;
+        assert_eq!(world.node(at).host.drain_view(now).left, []);
+        assert_eq!((world.instances(), world.count()), (vec![to], STOPPED.to_owned()));
+        at = to;
+    }
+    done(&mut world, service, Action::Start);
+    assert_eq!(world.count(), "2");
+}
+
+#[test]
 fn what_was_taken_on_before_a_stop_is_answered_and_an_answer_is_repeated_after_it() {
     let mut world = World::new();
     let service = world.deploy();
