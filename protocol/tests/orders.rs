@@ -2,10 +2,10 @@
 
 use wayfare_protocol::{
     host::ImageId,
-    ids::Epoch,
+    ids::{Epoch, Nonce},
     limits::{ADVERT_INTERVAL, LEASE, lease_counted},
     manifest::Durability,
-    migration::messages::RegistryFrame,
+    migration::messages::{Recovering, RegistryFrame},
     order::{Action, Outcome},
     time::Micros,
     wire::Frame,
@@ -226,6 +226,35 @@ fn a_host_that_was_away_learns_of_the_removal_when_it_comes_back_and_the_name_wa
     world.crash(home);
     world.pass(Micros::from_secs(1));
     assert!(world.instances().is_empty());
+}
+
+#[test]
+fn a_restored_registry_is_shown_tombstones_also_after_a_crash() {
+    use std::{cell::RefCell, rc::Rc};
+    let mut world = durable();
+    let service = world.deploy();
+    let (home, registry) = (world.named("home"), world.registry.host());
+    done(&mut world, service, Action::Remove);
+    let epoch = world.registry.tombstone(service).unwrap().epoch;
+    for crashes in [false, true] {
+        if crashes {
+            world.crash(home);
+        }
+        let shown = Rc::new(RefCell::new(Vec::new()));
+        let heard = Rc::clone(&shown);
+        world.loses = Box::new(move |message| {
+            let Message::Registry { to, frame, .. } = message else { return false };
+            if let RegistryFrame::Removed(tombstone) = frame {
+                heard.borrow_mut().push(tombstone.unverified().unwrap());
+            }
+            *to == registry
+        });
+        let frame = RegistryFrame::Recovering(Recovering { nonce: Nonce([1; 16]) });
+        world.deliver(Message::Registry { from: registry, to: home, frame });
+        world.settle();
+        let shown: Vec<_> = shown.borrow().iter().map(|tombstone| (tombstone.service, tombstone.epoch)).collect();
+        assert_eq!(shown, [(service, epoch)]);
+    }
 }
 
 #[test]
