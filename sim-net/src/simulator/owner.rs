@@ -70,7 +70,8 @@ impl Owner {
     /// Whether a client may be told so, of a service as its owner wants it.
     pub(super) const fn explains(&self, failure: &Failure) -> bool {
         match self.wish {
-            Wish::Runs => false,
+            // The same of one that is deployed again: a gateway may follow the one before until it asks.
+            Wish::Runs => self.version > 1 && matches!(failure, Failure::Refused(Refuse::OutcomeUnknown)),
             Wish::Stopped => matches!(failure, Failure::Stopped),
             // Under a key it was sent to whoever had the service, perhaps: then nobody can tell any more.
             Wish::Removed => matches!(failure, Failure::NoSuchService | Failure::Refused(Refuse::OutcomeUnknown)),
