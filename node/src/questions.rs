@@ -44,7 +44,7 @@ impl Questions {
             !waiting.is_empty()
         });
         let about = match &frame {
-            RegistryFrame::Order(order) => order.hash(),
+            RegistryFrame::Order(order) => order.order.hash(),
             RegistryFrame::Lookup(lookup) => lookup_hash(lookup),
             _ => return None,
         };

@@ -80,6 +80,8 @@ pub const FINISHED_MAX: usize = 4096;
 /// Migration histories kept for people (`wayfare migrations`, `trace`).
 pub const HISTORY_MAX: usize = 256;
 
+/// How often a host asks for its lease while the record does not name the manifest that it serves since an update.
+pub const CONFIRM_AFTER: Micros = Micros::from_secs(1);
 /// How far ahead an order's expiry may lie. Further: refused.
 pub const ORDER_LIFETIME_MAX: Micros = Micros::from_secs(3600);
 /// Removed services that a host remembers, to show them to a restored Registry. The oldest go first.

@@ -1,8 +1,8 @@
-//! What an owner orders: STOP, START and REMOVE, and what becomes of it (PROTOCOL 1).
+//! What an owner orders: STOP, START, REMOVE and UPDATE, and what becomes of it (PROTOCOL 1).
 //!
-//! An order goes to the Registry over any node. The Registry makes it the service's *standing* order, and
+//! An order goes to the Registry over any node: [`OrderFrame`]. The Registry makes it the service's *standing* order, and
 //! tells the host of record, at once and again with each answer to RENEW, until that reports what became of it
-//! ([`OrderDone`]). The same bytes again gets the same answer ([`OrderState`]): that is how the owner waits.
+//! ([`OrderDone`]). The same frame again gets the same answer ([`OrderState`]): that is how the owner waits.
 //!
 //! A removed service leaves a [`Tombstone`], signed by its Registry: whoever still has something of the service is shown it,
 //! and deletes. It names the last epoch, and what is registered later under the same name begins behind it.
@@ -10,10 +10,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::{Digest, Epoch, MigrationIds, ServiceId},
-    limits::TEXT_BYTES_MAX,
+    ids::{Digest, Epoch, HostId, MigrationIds, ServiceId},
+    limits::{ADDRESSES_MAX, TEXT_BYTES_MAX},
+    manifest::Manifest,
     time::Timestamp,
-    trust::{Message, certificate::text_fits},
+    trust::{Certificate, Message, Signed, certificate::text_fits},
     wire::{Wire, bodies},
 };
 
@@ -26,6 +27,15 @@ pub enum Action {
     Start,
     /// End it: state and name go.
     Remove,
+    /// Go on under a new manifest.
+    Update {
+        /// Hash of the new signed manifest, which travels with the order.
+        manifest: Digest,
+        /// Whether the new code takes over the old one's state; else it begins with none.
+        keep: bool,
+        /// The node that has the new module.
+        from: HostId,
+    },
 }
 
 impl Action {
@@ -38,6 +48,7 @@ impl Action {
             Self::Stop => "stop",
             Self::Start => "start",
             Self::Remove => "remove",
+            Self::Update { .. } => "update",
         }
     }
 }
@@ -53,6 +64,33 @@ pub struct Order {
     pub sequence: u64,
     /// R takes it until then.
     pub expiry: Timestamp,
+}
+
+/// ORDER with what it takes to carry it out. From any node to R, and from R to the host of record.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OrderFrame {
+    /// ORDER.
+    pub order: Signed<Order>,
+    /// The new manifest of an update; `None` otherwise.
+    pub manifest: Option<Signed<Manifest>>,
+    /// Where the node is reached that has the module. Not signed: whoever dials checks the key, and the module its hash.
+    pub addresses: Vec<String>,
+}
+
+impl OrderFrame {
+    /// Whether the texts are short enough.
+    pub fn fits(&self) -> bool {
+        self.addresses.len() <= ADDRESSES_MAX && self.addresses.iter().all(|text| text_fits(text))
+    }
+}
+
+/// Host to node: the module with this hash, please.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ModuleRequest {
+    /// Its hash.
+    pub code: Digest,
+    /// Who asks: modules are for hosts alone.
+    pub certificate: Signed<Certificate>,
 }
 
 /// What became of an order.
@@ -138,5 +176,7 @@ messages! {
 }
 
 bodies! {
+    OrderFrame 32 * 1024,
     OrderState 512,
+    ModuleRequest 4096,
 }

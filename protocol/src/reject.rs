@@ -93,6 +93,7 @@ rejections! {
     Recovering => "recovering", "the registry was restored from a backup and has not heard yet what the hosts know";
     Cordoned => "cordoned", "the host takes no services now";
     WrongOwner => "wrong_owner", "the order is not signed by the owner of the service";
+    OldVersion => "old_version", "the manifest's version is not above that of the one before it";
     Removed => "removed", "the service was removed by its owner";
     NotFree => "not_free", "the removed service of this name may still be served: its lease has not ended";
     Stopped => "stopped", "the service is stopped by its owner";

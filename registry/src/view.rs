@@ -93,7 +93,7 @@ pub struct ServiceView {
     pub lease_left_ms: f64,
     /// Whether a move has been allowed and is not decided.
     pub moving: bool,
-    /// `placed`, or by its owner's order `stopping`, `stopped` or `starting`; after a restore from a backup `recovering` within the first half minute, then `waiting` until the host
+    /// `placed`, or by its owner's order `stopping`, `stopped`, `starting` or `updating`; after a restore from a backup `recovering` within the first half minute, then `waiting` until the host
     /// in `waits_for` has shown what it has: nothing is decided about the service meanwhile.
     pub state: String,
     /// The host's key.
@@ -117,6 +117,7 @@ impl ServiceView {
             moving: view.moving,
             state: match view.suspended {
                 None => match (view.order.standing, view.order.stopped) {
+                    (Some("update"), _) => "updating",
                     (Some("stop"), false) => "stopping",
                     (Some("start"), true) => "starting",
                     (_, true) => "stopped",

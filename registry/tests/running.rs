@@ -113,7 +113,6 @@ async fn who_breaks_the_protocol_is_cut_off_and_nobody_else() {
     honest.ask(&honest.enrol(&token)).await;
     for (bytes, name) in [
         (vec![9, 9, 9], "wrong_version"),
-        (vec![1, 200], "unknown_message"),
         (vec![1, 48], "malformed"),
         (vec![1; FRAME_BYTES_MAX + 1], "frame_too_large"),
     ] {
@@ -129,6 +128,11 @@ async fn who_breaks_the_protocol_is_cut_off_and_nobody_else() {
     for _ in 0..2 {
         assert!(matches!(stranger.ask(&lookup()).await, RegistryFrame::Refused(_)));
     }
+    // So is a message of a later version of the protocol.
+    stranger.writer.send(&[1, 200]).await.unwrap();
+    assert!(matches!(stranger.receive().await, Ok(RegistryFrame::Refused(_))));
+    let stats = registry.handle().stats().await.unwrap();
+    assert_eq!(stats.rejections.get("unknown_message"), Some(&1), "{stats:?}");
 }
 
 #[tokio::test]

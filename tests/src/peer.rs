@@ -104,13 +104,19 @@ pub struct Doorstep {
 }
 
 impl Doorstep {
+    /// The next stream, and who opened it; `None` once the node has stopped.
+    pub async fn next(&mut self) -> Option<(HostId, Line)> {
+        let (host, stream) = self.incoming.recv().await?;
+        Some((host, Line::new(stream, self.protocol)))
+    }
+
     /// The next stream that `from` opens; others' are dropped.
     pub async fn line(&mut self, from: HostId) -> Line {
         let next = async {
             loop {
-                let (host, stream) = self.incoming.recv().await.unwrap();
+                let (host, line) = self.next().await.unwrap();
                 if host == from {
-                    return Line::new(stream, self.protocol);
+                    return line;
                 }
             }
         };
@@ -120,7 +126,7 @@ impl Doorstep {
 
 const fn cap(protocol: Protocol) -> usize {
     match protocol {
-        Protocol::Registry | Protocol::Migrate | Protocol::Probe => FRAME_BYTES_MAX,
+        Protocol::Registry | Protocol::Migrate | Protocol::Module | Protocol::Probe => FRAME_BYTES_MAX,
         Protocol::State => STATE_FRAME_BYTES_MAX,
         Protocol::Request => CLIENT_FRAME_BYTES_MAX,
     }

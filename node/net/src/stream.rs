@@ -20,13 +20,16 @@ pub enum Protocol {
     State,
     /// Client requests from a gateway to a host.
     Request,
+    /// Modules on their way to a host that updates a service.
+    Module,
     /// Measures the round-trip time; answered by this crate.
     Probe,
 }
 
 impl Protocol {
     /// Every protocol.
-    pub(crate) const ALL: [Self; 5] = [Self::Registry, Self::Migrate, Self::State, Self::Request, Self::Probe];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Registry, Self::Migrate, Self::State, Self::Request, Self::Module, Self::Probe];
 
     /// The name without a version.
     pub const fn name(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Protocol {
             Self::Migrate => "/wayfare/migrate",
             Self::State => "/wayfare/state",
             Self::Request => "/wayfare/request",
+            Self::Module => "/wayfare/module",
             Self::Probe => "/wayfare/probe",
         }
     }

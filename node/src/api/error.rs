@@ -64,7 +64,7 @@ pub(super) fn advice(reason: &str) -> &'static str {
         Some(Reject::NotFree) => {
             "wait until the last host's lease has ended (`wayfare remove` waits for that), and deploy again"
         }
-        Some(Reject::Removed) => "give it a higher --manifest-version",
+        Some(Reject::Removed | Reject::OldVersion) => "give it a higher --manifest-version",
         Some(Reject::WrongOwner) => "sign with the key of the service's owner: --owner-key",
         Some(Reject::OldCounter) => "a newer order was given: look at the clock of this machine, or give it again",
         Some(Reject::Expired | Reject::NotYetValid) => "look at the clocks of this machine and of the registry's",

@@ -15,7 +15,7 @@
 //! | `POST /v1/deploy?timeout_s=N` | [`Deployed`](shapes::Deployed). Header [`MANIFEST_HEADER`]: the signed manifest, base64; body: the module |
 //! | `POST /v1/services/{name}/move` | [`Moved`](shapes::Moved). Body: [`MoveRequest`](shapes::MoveRequest) |
 //! | `GET /v1/records/{name}` | [`Record`](shapes::Record): what the registry has of a service, wherever that is |
-//! | `POST /v1/orders?timeout_s=N&wait=B` | [`Ordered`](shapes::Ordered). Header [`ORDER_HEADER`]: the owner's signed order, base64 |
+//! | `POST /v1/orders?timeout_s=N&wait=B` | [`Ordered`](shapes::Ordered). Header [`ORDER_HEADER`]: the owner's signed order, base64; for an update also [`MANIFEST_HEADER`], and the module as body |
 //! | `POST /v1/cordon`, `POST /v1/uncordon` | [`Cordoned`](shapes::Cordoned) |
 //! | `POST /v1/drain` | a [`DrainLine`](shapes::DrainLine) on each line. Body: [`DrainRequest`](shapes::DrainRequest). Closing it ends the drain |
 //!
@@ -186,12 +186,12 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/services/{name}/logs", get(show::logs))
         .route("/v1/services/{name}/move", post(act::move_service))
         .route("/v1/records/{name}", get(order::record))
-        .route("/v1/orders", post(order::order))
         .route("/v1/cordon", post(act::cordon))
         .route("/v1/uncordon", post(act::uncordon))
         .route("/v1/drain", post(drain::drain))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .route("/v1/deploy", post(act::deploy).layer(DefaultBodyLimit::max(module_bytes_max)))
+        .route("/v1/orders", post(order::order).layer(DefaultBodyLimit::max(module_bytes_max)))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_path)
         .layer(axum::middleware::map_response(error::in_json))

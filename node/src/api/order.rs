@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::{
     Json,
+    body::Bytes,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode},
 };
@@ -12,21 +13,23 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use wayfare_protocol::{
     ids::ServiceId,
+    limits::ADDRESSES_MAX,
+    manifest::Manifest,
     migration::messages::{Found, Lookup, RegistryFrame},
-    order::{Action, Order, Outcome},
+    order::{Action, Order, OrderFrame, Outcome},
     reject::Reject,
     trust::Signed,
-    wire,
+    wire::{self, Wire},
 };
 
 use super::{
-    Api, ORDER_HEADER, Shared,
+    Api, MANIFEST_HEADER, ORDER_HEADER, Shared,
     act::{TIMEOUT_MAX_S, header},
     error::{Failure, advice},
     shapes::{MoveRequest, OrderProgress, Ordered, Record},
     show::Answer,
 };
-use crate::{questions::Told, words::in_words};
+use crate::{host::modules::module_digest, node::addresses, questions::Told, words::in_words};
 
 /// How often the Registry is asked what became of an order.
 const ASK_EVERY: Duration = Duration::from_millis(300);
@@ -113,15 +116,25 @@ pub(super) async fn record(State(api): Api, Path(name): Path<String>) -> Answer<
     }))
 }
 
+fn signed<T: Wire>(headers: &HeaderMap, name: &str) -> Result<Option<T>, Failure> {
+    if headers.contains_key(name) { header(headers, name).map(Some) } else { Ok(None) }
+}
+
 pub(super) async fn order(
     State(api): Api,
     Query(OrderQuery { timeout_s, wait }): Query<OrderQuery>,
     headers: HeaderMap,
+    module: Bytes,
 ) -> Answer<Ordered> {
     let order: Signed<Order> = header(&headers, ORDER_HEADER)?;
+    let manifest: Option<Signed<Manifest>> = signed(&headers, MANIFEST_HEADER)?;
     let claims = order.unverified()?;
     if claims.service.registry != api.parts.registry {
         return Err(Reject::UnknownRegistry.into());
+    }
+    let mut addresses = Vec::new();
+    if matches!(claims.action, Action::Update { .. }) {
+        addresses = keep_module(&api, claims.action, manifest.as_ref(), module).await?;
     }
     let until = Instant::now() + Duration::from_secs(timeout_s.min(TIMEOUT_MAX_S));
     let mut ordered = Ordered {
@@ -131,7 +144,7 @@ pub(super) async fn order(
         order: order.hash().to_string(),
         outcome: OrderProgress::Running,
     };
-    let frame = RegistryFrame::Order(order);
+    let frame = RegistryFrame::Order(OrderFrame { order, manifest, addresses });
     let mut taken = false;
     loop {
         match api.ask_registry(&frame, until).await? {
@@ -153,6 +166,35 @@ pub(super) async fn order(
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
+}
+
+/// The module of an update stays at this node until the service's host has fetched it.
+async fn keep_module(
+    api: &Shared,
+    action: Action,
+    manifest: Option<&Signed<Manifest>>,
+    module: Bytes,
+) -> Result<Vec<String>, Failure> {
+    const USE: &str = "use the `wayfare` of the node's version";
+    let manifest = manifest.ok_or_else(|| Failure::bad_request("an update without its manifest", USE))?.unverified()?;
+    if module.is_empty() {
+        // The code stays: its host has it.
+        return Ok(Vec::new());
+    }
+    let host = api.parts.host.as_ref().ok_or_else(|| {
+        let error = "a gateway keeps no modules, and the service's host fetches the module from the node that passes the update on";
+        Failure::new(StatusCode::CONFLICT, error, "pass the update on by a cloud or home: --dir")
+    })?;
+    if module_digest(&module) != manifest.code {
+        return Err(Failure::bad_request("the module is not the one that the manifest names", USE));
+    }
+    if !matches!(action, Action::Update { from, .. } if from == api.parts.certificate.host) {
+        return Err(Failure::bad_request("the order names another node than this one as the one with the module", USE));
+    }
+    let kept = host.keep_module(module.to_vec(), manifest.required.memory_bytes).await;
+    kept.map_err(|error| Failure::from(error).of(format!("`{}` is not updated", manifest.name)))?;
+    let addresses = addresses(&api.parts.net, &api.parts.advertised);
+    Ok(addresses.into_iter().take(ADDRESSES_MAX).collect())
 }
 
 fn not_done(ordered: &Ordered, reason: &str) -> Failure {

@@ -73,7 +73,7 @@ pub struct Service {
     pub id: Option<String>,
     /// `era.hop`.
     pub epoch: Option<String>,
-    /// `starting`, `serving`, `stopped`, `frozen`, `resuming`, `restoring`, `sealed`, `lost`, `broken`; at a gateway `placed` or
+    /// `starting`, `serving`, `stopped`, `frozen`, `resuming`, `restoring`, `updating`, `sealed`, `lost`, `broken`; at a gateway `placed` or
     /// `unknown`.
     pub state: String,
     /// The id of the host that has it.
@@ -128,7 +128,7 @@ pub struct Ordered {
     pub service: String,
     /// Its id.
     pub id: String,
-    /// `stop`, `start` or `remove`.
+    /// `stop`, `start`, `remove` or `update`.
     pub action: String,
     /// The order's hash.
     pub order: String,

@@ -25,7 +25,7 @@ use crate::{
     state::{self, StateError},
 };
 
-const MIB: u64 = 1024 * 1024;
+pub(super) const MIB: u64 = 1024 * 1024;
 
 pub(super) async fn deploy(context: &Context, args: args::Deploy) -> Result<(), Failure> {
     let module = read_module(&args.module)?;
@@ -50,7 +50,7 @@ pub(super) async fn deploy(context: &Context, args: args::Deploy) -> Result<(), 
     })
 }
 
-fn read_module(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read_module(path: &Path) -> Result<Vec<u8>, Failure> {
     let failed = |error: std::io::Error| {
         let what_to_do = "MODULE is the file of a WebAssembly module";
         Failure::setup(format!("cannot read {}: {error}: {what_to_do}", path.display()))

@@ -26,6 +26,7 @@ mod project;
 mod setup;
 mod show;
 mod table;
+mod update;
 mod watch;
 mod why;
 
@@ -98,6 +99,7 @@ async fn command(context: &Context, command: Command, given: Given) -> Result<()
         Command::Deploy(args) => deploy::deploy(context, args).await,
         Command::Stop(args) => order::stop(context, args).await,
         Command::Start(args) => order::start(context, args).await,
+        Command::Update(args) => update::update(context, args).await,
         Command::Remove(args) => order::remove(context, args).await,
         Command::Clouds => show::clouds(context).await,
         Command::Services => show::services(context).await,

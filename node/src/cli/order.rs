@@ -18,7 +18,7 @@ use wayfare_protocol::{
 use super::{Context, Failure, args};
 use crate::{
     api::{
-        ORDER_HEADER,
+        MANIFEST_HEADER, ORDER_HEADER,
         shapes::{OrderProgress, Ordered, Record},
     },
     clock::now,
@@ -44,23 +44,24 @@ pub(super) async fn remove(context: &Context, args: args::Remove) -> Result<(), 
 async fn give(context: &Context, args: &args::Give, action: Action) -> Result<(), Failure> {
     let (record, manifest) = record(context, &args.service).await?;
     let secret = owner_key(context, args.owner_key.as_deref(), &record)?;
-    let ordered = send(context, &secret, &manifest, action, args).await?;
+    let ordered = send(context, &secret, &manifest, action, None, Bytes::new(), (args.timeout, !args.no_wait)).await?;
     context.print(&ordered, |ordered| said(ordered, action))
 }
 
-fn said(ordered: &Ordered, action: Action) -> String {
+pub(super) fn said(ordered: &Ordered, action: Action) -> String {
     let name = &ordered.service;
     let text = match (ordered.outcome, action) {
         (OrderProgress::Running, _) => return format!("the registry has taken the {} of `{name}`\n", action.name()),
         (OrderProgress::Done, Action::Stop) => "is stopped: it keeps its state and its place, and executes nothing",
         (OrderProgress::Done, Action::Start) => "is started",
         (OrderProgress::Done, Action::Remove) => "is removed, and its name is free",
+        (OrderProgress::Done, Action::Update { .. }) => "is updated: what it answers from now on is the new version's",
     };
     format!("`{name}` {text}\n")
 }
 
 /// What the registry has of a service.
-async fn record(context: &Context, service: &str) -> Result<(Record, Manifest), Failure> {
+pub(super) async fn record(context: &Context, service: &str) -> Result<(Record, Manifest), Failure> {
     let record: Record = context.client().get(&["records", service], "").await?;
     let garbled = || Failure::other("the registry's record is not understood: use the `wayfare` of the node's version");
     let bytes = BASE64.decode(record.manifest.as_bytes()).map_err(|_| garbled())?;
@@ -70,7 +71,7 @@ async fn record(context: &Context, service: &str) -> Result<(Record, Manifest), 
 }
 
 /// The key that was named, or the directory's own: it must be the owner's.
-fn owner_key(context: &Context, named: Option<&Path>, record: &Record) -> Result<Secret, Failure> {
+pub(super) fn owner_key(context: &Context, named: Option<&Path>, record: &Record) -> Result<Secret, Failure> {
     let own = context.dir.owner_key_file();
     let path = named.unwrap_or(&own);
     let (name, owner) = (&record.name, &record.owner);
@@ -92,22 +93,25 @@ fn owner_key(context: &Context, named: Option<&Path>, record: &Record) -> Result
 }
 
 /// Signs an order and hands it to the node.
-async fn send(
+pub(super) async fn send(
     context: &Context,
     secret: &Secret,
     manifest: &Manifest,
     action: Action,
-    args: &args::Give,
+    successor: Option<&Signed<Manifest>>,
+    module: Bytes,
+    (timeout, wait): (u64, bool),
 ) -> Result<Ordered, Failure> {
     let (service, wall) = (manifest.service, now().wall);
     let order = Order { service, action, sequence: wall.0, expiry: wall + LIFETIME };
     let receiver = Receiver::Registry(service.registry);
     let signed = Signed::sign::<Dalek>(secret, service.registry, receiver, &order);
     let order = BASE64.encode(&wire::encode(&signed));
-    let (timeout, wait) = (args.timeout, !args.no_wait);
+    let successor = successor.map(|signed| BASE64.encode(&wire::encode(signed)));
+    let mut headers = vec![(ORDER_HEADER, order.as_str()), ("content-type", "application/wasm")];
+    headers.extend(successor.as_deref().map(|text| (MANIFEST_HEADER, text)));
     let query = format!("timeout_s={timeout}&wait={wait}");
-    let headers = [(ORDER_HEADER, order.as_str())];
-    let mut ordered: Ordered = context.client().call(Method::POST, &["orders"], &query, &headers, Bytes::new()).await?;
+    let mut ordered: Ordered = context.client().call(Method::POST, &["orders"], &query, &headers, module).await?;
     ordered.service.clone_from(&manifest.name);
     Ok(ordered)
 }

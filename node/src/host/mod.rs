@@ -1,7 +1,7 @@
 //! A cloud or home node: one task owns the host's machine and executes its effects.
 //!
 //! [`start`] brings it up, as its journal remembers it, and returns a [`HostHandle`]. Open next: `owner` for the loop and the
-//! effects, `worker` for the thread of each service, `bulk` for the state streams, `images` and `restore` for what outlives
+//! effects, `worker` for the thread of each service, `bulk` for the state streams, `fetch` and `update` for new code, `images` and `restore` for what outlives
 //! the process.
 
 use std::{
@@ -16,7 +16,7 @@ use tracing::{Instrument as _, warn};
 use wayfare_journal::{Disk, Journal, JournalError, JournalWriter, Opened, Space};
 use wayfare_net::{Net, NetEvent, Witness};
 use wayfare_protocol::{
-    host::{Event, Host, HostConfig, Identity, Restored, figures::Figures, hosted::Stay},
+    host::{Event, Host, HostConfig, Identity, ImageId, Restored, figures::Figures, hosted::Stay},
     ids::{ClientId, Digest, HostId, MigrationId, ServiceId},
     manifest::Manifest,
     migration::messages::RegistryFrame,
@@ -35,6 +35,7 @@ use crate::{
 };
 
 mod bulk;
+mod fetch;
 mod images;
 pub mod modules;
 mod owner;
@@ -42,6 +43,7 @@ mod recovery;
 mod restore;
 #[cfg(test)]
 mod tests;
+mod update;
 mod worker;
 
 /// Commands that wait for the owner. More: the caller waits.
@@ -181,6 +183,19 @@ enum Happened {
     Saved {
         stay: Stay,
         upto: u64,
+        result: Result<u64, String>,
+    },
+    /// The code of an update, and the module if it was not at hand before; both are on disk.
+    Fetched {
+        stay: Stay,
+        order: Digest,
+        result: Result<(Vec<u8>, Prepared), String>,
+    },
+    /// An instance of other code was made and saved.
+    Updated {
+        stay: Stay,
+        order: Digest,
+        image: Option<ImageId>,
         result: Result<u64, String>,
     },
     /// Code that was just compiled.
@@ -333,6 +348,20 @@ impl HostHandle {
         let command = Command::Deploy { manifest, module, prepared, reply };
         self.commands.send(command).await.map_err(|_| DeployError::Stopping)?;
         answer.await.unwrap_or(Err(DeployError::Stopping))
+    }
+
+    /// Checks a module, and keeps it for the host that an update will have fetch it.
+    ///
+    /// # Errors
+    /// [`DeployError`].
+    pub async fn keep_module(&self, module: Vec<u8>, memory_bytes: u64) -> Result<(), DeployError> {
+        let (driver, modules) = (Arc::clone(&self.driver), self.modules.clone());
+        let kept = tokio::task::spawn_blocking(move || {
+            let prepared = driver.prepare(&module, memory_bytes);
+            prepared.map_err(|error| DeployError::Module(describe(&error)))?;
+            Ok(modules::store(&modules, &module)?)
+        });
+        kept.await.map_err(|_| DeployError::Stopping)?
     }
 
     /// Asks this node's Registry. `None` if it does not answer in time.

@@ -53,6 +53,11 @@ pub fn store(dir: &Path, module: &[u8]) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// The module with this hash, if `dir` has it. Blocks.
+pub fn read(dir: &Path, digest: Digest) -> Option<Vec<u8>> {
+    fs::read(path_of(dir, digest)).ok().filter(|module| module_digest(module) == digest)
+}
+
 impl Modules {
     /// The modules in `dir`, which is made if it is missing. Files that are not what their name says are left alone and
     /// not used.

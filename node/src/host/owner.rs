@@ -7,17 +7,20 @@ use std::{
 };
 
 use tokio::{
-    sync::{broadcast, mpsc, watch},
+    sync::{Semaphore, broadcast, mpsc, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 use wayfare_journal::{JournalWriter, Synced};
-use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol, Watched};
+use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol, Stream, Watched};
 use wayfare_protocol::{
     advert::{Gossip, Verdict},
     gateway::messages::ClientFrame,
-    host::{CaptureJob, Effect, Entry, Event, HeldJob, Host, ImageId, ReceiveJob, RestoreJob, hosted::Stay},
+    host::{
+        CaptureJob, Effect, Entry, Event, FetchJob, HeldJob, Host, ImageId, ReceiveJob, RestoreJob, UpdateJob,
+        hosted::Stay,
+    },
     ids::{Digest, HostId, MigrationId, RegistryId, ServiceId},
     limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_MAX, SERVICES_MAX},
     migration::{
@@ -26,13 +29,13 @@ use wayfare_protocol::{
     },
     reject::Reject,
     time::Micros,
-    trust::TrustBundle,
+    trust::{Certificate, Signed, TrustBundle},
     wire::Frame,
 };
 use wayfare_telemetry::{Spans, migration};
 
 use super::{
-    Arrived, Command, DeployError, HAPPENED_MAX, Happened, HostError, HostParts, Logs, Numbers, bulk,
+    Arrived, Command, DeployError, HAPPENED_MAX, Happened, HostError, HostParts, Logs, Numbers, bulk, fetch,
     images::Images,
     modules::Modules,
     restore::Code,
@@ -92,6 +95,7 @@ pub(super) struct Owner {
     host: Host,
     /// Whose word this node lives by.
     home: RegistryId,
+    certificate: Signed<Certificate>,
     questions: Questions,
     rng: Entropy,
     bundle: TrustBundle,
@@ -102,7 +106,9 @@ pub(super) struct Owner {
     requests: Pool,
     registry: Pool,
     pool_events: [mpsc::Receiver<PoolEvent>; 3],
-    incoming: [mpsc::Receiver<IncomingStream>; 4],
+    incoming: [mpsc::Receiver<IncomingStream>; 5],
+    /// Modules that are being sent.
+    serving: Arc<Semaphore>,
     journal: JournalWriter,
     synced: watch::Receiver<Synced>,
     /// Compactions that could not be done, and until when none is tried.
@@ -141,6 +147,7 @@ impl Owner {
         shutdown: CancellationToken,
     ) -> Result<Self, HostError> {
         let home = parts.identity.registry;
+        let certificate = parts.identity.certificate.signed().clone();
         let HostParts { bundle, net, net_events, advertised, driver, witness, spans, .. } = parts;
         let Kept { journal, modules, images, logs, metrics } = kept;
         // Configured addresses stay; others follow the interfaces.
@@ -158,6 +165,7 @@ impl Owner {
             net.accept(Protocol::Request)?,
             net.accept(Protocol::State)?,
             net.accept(Protocol::Registry)?,
+            net.accept(Protocol::Module)?,
         ];
         let (happened, happenings) = mpsc::channel(HAPPENED_MAX);
         let mut synced = journal.synced();
@@ -165,6 +173,7 @@ impl Owner {
         Ok(Self {
             host,
             home,
+            certificate,
             questions: Questions::default(),
             rng: entropy(),
             bundle,
@@ -176,6 +185,7 @@ impl Owner {
             registry,
             pool_events: [migrate_events, request_events, registry_events],
             incoming,
+            serving: Arc::new(Semaphore::new(fetch::SERVED_MAX)),
             journal,
             synced,
             compactions_failed: 0,
@@ -222,7 +232,7 @@ impl Owner {
             let sleep = self.host.poll_timeout().since(now().mono).0;
             let sleep = Duration::from_micros(sleep).min(NEVER);
             let [migrate_events, request_events, registry_events] = &mut self.pool_events;
-            let [migrate, requests, states, registries] = &mut self.incoming;
+            let [migrate, requests, states, registries, modules] = &mut self.incoming;
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 changed = self.synced.changed() => {
@@ -256,6 +266,7 @@ impl Owner {
                 Some((peer, stream)) = states.recv() => {
                     self.tracker.spawn(bulk::receive(peer, stream, self.happened.clone()));
                 }
+                Some((peer, stream)) = modules.recv() => self.send_module(peer, stream),
                 Some(event) = self.net_events.recv() => self.handle_net_event(event),
                 Some(addresses) = changed(&mut self.addresses) => {
                     info!(?addresses, "this node's addresses have changed");
@@ -327,6 +338,9 @@ impl Owner {
                     self.stop_sending((service, epoch));
                     self.task((service, epoch), Task::Resume);
                 }
+                Effect::Fetch(job) => self.fetch(job),
+                Effect::Update(job) => self.update(job),
+                Effect::Switch { service, epoch } => self.task((service, epoch), Task::Switch),
                 Effect::Receive(job) => self.receive(job),
                 Effect::Activate { mig, service, epoch } => self.activate(mig, (service, epoch)),
                 Effect::DiscardInstance { service, epoch } => {
@@ -480,6 +494,47 @@ impl Owner {
         self.task(stay, Task::Capture { job: Box::new(job), module, records });
     }
 
+    fn fetch(&self, job: FetchJob) {
+        let code = self.code(job.service, job.code, job.memory_bytes);
+        let (net, certificate, happened) = (self.net.clone(), self.certificate.clone(), self.happened.clone());
+        let shutdown = self.shutdown.clone();
+        self.tracker.spawn(async move {
+            let (stay, order) = ((job.service, job.epoch), job.order);
+            let result = tokio::select! {
+                () = shutdown.cancelled() => return,
+                result = fetch::bring(code, job, net, certificate) => result,
+            };
+            let _ = happened.send(Happened::Fetched { stay, order, result }).await;
+        });
+    }
+
+    /// A host asks for a module. Too many at a time: it asks again.
+    fn send_module(&mut self, peer: HostId, stream: Stream) {
+        let Ok(permit) = Arc::clone(&self.serving).try_acquire_owned() else { return };
+        let (bundle, modules) = (self.bundle.clone(), self.modules.dir().to_owned());
+        let (happened, shutdown) = (self.happened.clone(), self.shutdown.clone());
+        self.tracker.spawn(async move {
+            let sent = tokio::select! {
+                () = shutdown.cancelled() => return,
+                sent = fetch::send(peer, stream, &bundle, modules) => sent,
+            };
+            drop(permit);
+            if let Err(reject) = sent {
+                let _ = happened.send(Happened::StreamRejected(reject)).await;
+            }
+        });
+    }
+
+    fn update(&mut self, job: UpdateJob) {
+        let (stay, order, image) = ((job.service, job.epoch), job.order, job.image);
+        let code = self.code(job.service, job.code, job.memory_bytes);
+        let task = Task::Update { job: Box::new(job), code: Box::new(code), images: self.images.clone() };
+        if !self.workers.get(&stay).is_some_and(|worker| worker.send(task)) {
+            let result = Err("broken: the instance has ended".to_owned());
+            self.host.handle_updated(now(), stay, order, image, result);
+        }
+    }
+
     /// Opens the stream for the state while the target and the Registry do their part.
     fn open_ahead(&mut self, request: &RequestFrame, host: HostId, addresses: &[String]) {
         let Ok(request) = request.request.unverified() else { return };
@@ -538,6 +593,9 @@ impl Owner {
                  --forget-lost to give it up"
             ),
             Event::Ordered(service, action) => info!(%service, order = action.name(), "carried out its owner's order"),
+            Event::OrderRefused(service, action, reason) => {
+                warn!(%service, order = action.name(), reason, "cannot carry out its owner's order: nothing has changed");
+            }
             Event::Removed(service) => info!(%service, "removed by its owner: nothing of it is left here"),
             Event::NotSaved(service, reason) => warn!(%service, reason, "no image was saved: the log stays, and grows"),
             Event::AttemptEnded(trace) => self.attempt_ended(trace),
@@ -588,7 +646,7 @@ impl Owner {
 
     fn deploy(
         &mut self,
-        manifest: &wayfare_protocol::trust::Signed<wayfare_protocol::manifest::Manifest>,
+        manifest: &Signed<wayfare_protocol::manifest::Manifest>,
         module: Vec<u8>,
         prepared: Prepared,
     ) -> Result<ServiceId, DeployError> {
@@ -612,6 +670,17 @@ impl Owner {
                 self.host.handle_held_restored(now(), mig, result);
             }
             Happened::Saved { stay, upto, result } => self.host.handle_saved(now(), stay, upto, result),
+            Happened::Fetched { stay, order, result } => {
+                let result = result.map(|(module, prepared)| {
+                    let digest = self.modules.insert(module);
+                    self.prepared.insert(digest, prepared);
+                    self.host.handle_module(digest);
+                });
+                self.host.handle_fetched(now(), stay, order, result);
+            }
+            Happened::Updated { stay, order, image, result } => {
+                self.host.handle_updated(now(), stay, order, image, result);
+            }
             Happened::Prepared(prepared) => drop(self.prepared.insert(prepared.digest(), prepared)),
             Happened::Captured { mig, result: Ok(captured) } => {
                 if let Some(leaving) = self.leaving.get_mut(&mig) {

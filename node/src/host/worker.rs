@@ -4,7 +4,7 @@ use std::{sync::Arc, thread};
 
 use tokio::sync::mpsc;
 use wayfare_protocol::{
-    host::{CaptureJob, HeldJob, ImageId, RestoreJob, hosted::Stay},
+    host::{CaptureJob, HeldJob, ImageId, RestoreJob, UpdateJob, hosted::Stay},
     ids::{ClientId, Digest},
     limits::RECORD_BYTES_MAX,
     suite::Dalek,
@@ -15,6 +15,7 @@ use super::{
     Happened,
     images::{ImageWriter, Images},
     restore::{self, Code},
+    update,
 };
 use crate::{
     runtime::{Instance, Prepared, Quiesced, RecordedInputs, Salt, SinkClosed, state::KIND_PAGE},
@@ -42,6 +43,14 @@ pub(super) enum Task {
         belongings: Vec<u8>,
         images: Images,
     },
+    /// Make an instance of other code beside this one, with its state.
+    Update {
+        job: Box<UpdateJob>,
+        code: Box<Code>,
+        images: Images,
+    },
+    /// Go on as what the last update made.
+    Switch,
     Resume,
 }
 
@@ -145,13 +154,14 @@ fn apart<T>(made: Result<(Box<dyn Instance>, T), String>) -> (Option<Box<dyn Ins
 
 fn serve(
     stay: Stay,
-    code: Digest,
+    mut code: Digest,
     instance: Option<Box<dyn Instance>>,
     mut tasks: mpsc::Receiver<Task>,
     happened: &mpsc::Sender<Happened>,
 ) {
     let Some(mut instance) = instance else { return };
     let mut frozen: Option<Quiesced> = None;
+    let mut next: Option<(Digest, Box<dyn Instance>)> = None;
     while let Some(task) = tasks.blocking_recv() {
         let event = match task {
             Task::Call { client, sequence, request } => match instance.call(&request) {
@@ -176,6 +186,22 @@ fn serve(
                     Err(reason) => Happened::Saved { stay, upto, result: Err(reason) },
                 }
             }
+            Task::Update { job, code: new, images } => {
+                let made = update::make(instance.as_mut(), code, &new, &job, &images);
+                let (made, result) = apart(made);
+                next = made.map(|made| (job.code, made));
+                Happened::Updated { stay, order: job.order, image: job.image, result }
+            }
+            Task::Switch => {
+                let result = match next.take() {
+                    Some(made) => {
+                        (code, instance) = made;
+                        Ok(Vec::new())
+                    }
+                    None => Err("the new instance is gone".to_owned()),
+                };
+                Happened::Started { stay, result }
+            }
             Task::Resume => {
                 if let Some(quiesced) = frozen.take() {
                     instance.abort(quiesced);
@@ -190,7 +216,7 @@ fn serve(
 }
 
 /// Writes an image of the instance, which stands still meanwhile, but does not wait for the disk. Returns it with `h(state)`.
-fn save(
+pub(super) fn save(
     instance: &dyn Instance,
     code: Digest,
     id: &ImageId,

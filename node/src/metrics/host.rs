@@ -201,6 +201,7 @@ impl HostMetrics {
             | Event::MoveFailed(..)
             | Event::Progress(_)
             | Event::Ordered(..)
+            | Event::OrderRefused(..)
             | Event::Removed(_)
             | Event::Restoring(..) => return,
         };

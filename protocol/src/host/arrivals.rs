@@ -176,7 +176,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 self.handle_refused(now, refused.about, &refused.reason, rng);
                 Ok(())
             }
-            RegistryFrame::Order(order) => self.handle_order(now, &order),
+            RegistryFrame::Order(frame) => self.handle_order(now, &frame),
             RegistryFrame::Removed(tombstone) => self.handle_removed(now, &tombstone),
             RegistryFrame::VerifyCloud(_)
             | RegistryFrame::VerifyService(_)
@@ -474,7 +474,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         match result {
             Ok(inputs) => {
                 let started = hosted.run == Run::Starting;
-                if matches!(hosted.run, Run::Starting | Run::Resuming) {
+                if matches!(hosted.run, Run::Starting | Run::Resuming | Run::Updating) {
                     hosted.run = Run::Serving;
                 }
                 if let Some(since) = hosted.arriving_since.take() {
@@ -521,6 +521,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             self.give_up(stay, now, reason, rng);
         }
         self.outbox.now(Effect::Event(Event::Broken(service, reason.to_owned())));
+        self.carry_out(stay, now);
     }
 
     pub(super) fn arrival_timeouts(&mut self, now: Now) {

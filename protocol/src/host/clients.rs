@@ -178,7 +178,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     fn pump_queue(&mut self, stay: Stay, now: Now) {
         let (service, epoch) = stay;
         while let Some(hosted) = self.services.get_mut(&stay) {
-            if hosted.running.is_some() || !hosted.may_serve::<G>(now.mono) {
+            if hosted.running.is_some() || !hosted.may_serve::<G>(now.mono) || hosted.is_about_to_update() {
                 return;
             }
             let Some(mut waiting) = hosted.queue.pop_front() else { return };

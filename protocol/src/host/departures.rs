@@ -137,7 +137,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         let known = self.adverts.get(now.wall, to).ok_or(Reject::UnknownAdvert)?;
         let hosted = self.services.get_mut(&stay).ok_or(Reject::UnknownService)?;
-        if hosted.attempt.is_some() || hosted.run != Run::Serving {
+        if hosted.attempt.is_some() || hosted.run != Run::Serving || !hosted.is_confirmed() {
             return Err(Reject::Conflict);
         }
         hosted.counter = now.wall.0.max(hosted.counter.saturating_add(1));
@@ -450,7 +450,14 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 hosted.run = Run::Resuming;
                 self.outbox.promise(Effect::Resume { service, epoch });
             }
-            Run::Starting | Run::Serving | Run::Resuming | Run::Restoring | Run::Sealed | Run::Lost | Run::Broken => {}
+            Run::Starting
+            | Run::Serving
+            | Run::Resuming
+            | Run::Restoring
+            | Run::Updating
+            | Run::Sealed
+            | Run::Lost
+            | Run::Broken => {}
         }
         self.outbox.now(Effect::Event(Event::MoveFailed(service, to, reason.to_owned())));
         attempt.trace.downtime = attempt.frozen_at.map(|frozen| now.mono.since(frozen));

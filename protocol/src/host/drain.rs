@@ -155,6 +155,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             | Run::Frozen
             | Run::Resuming
             | Run::Restoring
+            | Run::Updating
             | Run::Sealed => Left::NotServing,
         }
     }

@@ -46,8 +46,10 @@ struct Remembered {
     placement: Signed<Placement>,
     manifest: Signed<Manifest>,
     secret: [u8; 32],
-    received: bool,
-    imaged: Option<u64>,
+    /// From what its log goes on.
+    image: Option<ImageId>,
+    /// The last entry that the image covers.
+    covered: u64,
     consented: Option<(MigrationIds, Consented, Vec<String>)>,
     sealed: bool,
     ordered: Ordered,
@@ -88,8 +90,8 @@ impl Memory {
                     placement,
                     manifest,
                     secret,
-                    received,
-                    imaged: None,
+                    image: received.then_some(ImageId::Held(claim.mig)),
+                    covered: 0,
                     consented: None,
                     sealed: false,
                     ordered: Ordered::default(),
@@ -138,9 +140,10 @@ impl Memory {
             Entry::Executed { service, epoch, logged } => {
                 self.logs.entry((service, epoch)).or_default().push((seq, logged));
             }
-            Entry::Imaged { service, epoch, upto } => {
-                if let Some(service) = self.services.get_mut(&(service, epoch)) {
-                    service.imaged = Some(upto);
+            Entry::Imaged { service: id, epoch, upto } => {
+                if let Some(service) = self.services.get_mut(&(id, epoch)) {
+                    service.image = Some(ImageId::Taken { service: id, epoch, upto });
+                    service.covered = upto;
                 }
             }
             Entry::Forgotten { service, epoch } => {
@@ -152,6 +155,12 @@ impl Memory {
             Entry::Ordered { service, epoch, ordered, stopped } => {
                 if let Some(service) = self.services.get_mut(&(service, epoch)) {
                     (service.ordered, service.stopped) = (ordered, stopped);
+                }
+            }
+            Entry::Updated { service: id, epoch, manifest, ordered, image, upto } => {
+                if let Some(service) = self.services.get_mut(&(id, epoch)) {
+                    (service.manifest, service.ordered, service.covered) = (manifest, ordered, upto);
+                    service.image = image.map(|sequence| ImageId::Updated { service: id, epoch, sequence });
                 }
             }
             Entry::Removed { tombstone } => self.remove(tombstone)?,
@@ -282,15 +291,10 @@ impl<S: Suite, G: Guards> Host<S, G> {
         images: &mut Vec<ImageId>,
     ) -> Result<Option<Effect>, Reject> {
         let (service, epoch) = stay;
-        let Remembered { placement, manifest, secret, received, imaged, consented, sealed, ordered, stopped } =
+        let Remembered { placement, manifest, secret, image, covered, consented, sealed, ordered, stopped } =
             remembered;
         let placement = self.bundle.verify::<S, G, Placement>(&placement, service.registry, Receiver::Anyone)?;
         let manifest = self.manifest_of(&manifest, service)?;
-        let image = match imaged {
-            Some(upto) => Some(ImageId::Taken { service, epoch, upto }),
-            None => received.then_some(ImageId::Held(placement.mig)),
-        };
-        let covered = imaged.unwrap_or(0);
         let log: Vec<(u64, Logged)> = log.into_iter().filter(|(seq, _)| *seq > covered).collect();
         let (code, memory_bytes) = (manifest.code, manifest.required.memory_bytes);
         let durable = manifest.durability == Durability::Log;
@@ -490,6 +494,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     pub(super) fn image_if_due(&mut self, stay: Stay, now: Now) {
         let Some(hosted) = self.services.get_mut(&stay) else { return };
         let idle = hosted.run == Run::Serving && hosted.running.is_none() && hosted.attempt.is_none();
+        let idle = idle && !hosted.is_about_to_update();
         let belongings = Belongings::pack(hosted, now);
         let Some(disk) = hosted.disk.as_mut().filter(|disk| idle && disk.saving.is_none()) else { return };
         if disk.log_bytes < disk.next_image_at {
@@ -502,7 +507,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
     }
 
     /// The driver has saved and synced an image, of so many bytes; or could not.
-    pub fn handle_saved(&mut self, _now: Now, stay: Stay, upto: u64, result: Result<u64, String>) {
+    pub fn handle_saved(&mut self, now: Now, stay: Stay, upto: u64, result: Result<u64, String>) {
         let (service, epoch) = stay;
         let image = ImageId::Taken { service, epoch, upto };
         let min = self.config.image_log_bytes;
@@ -530,6 +535,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 self.outbox.now(Effect::Event(Event::NotSaved(service, reason)));
             }
         }
+        // An update may have waited for it.
+        self.carry_out(stay, now);
     }
 
     /// The disk is nearly full, or has room again. When full, nothing new is taken on; what was promised is kept.
@@ -619,8 +626,13 @@ impl<S: Suite, G: Guards> Host<S, G> {
                 secret: *hosted.secret.expose(),
                 received,
             });
-            if let Some(ImageId::Taken { upto, .. }) = disk.and_then(|disk| disk.image) {
-                entries.push(Entry::Imaged { service, epoch, upto });
+            match disk.and_then(|disk| disk.image.zip(Some(disk.covered))) {
+                Some((ImageId::Taken { upto, .. }, _)) => entries.push(Entry::Imaged { service, epoch, upto }),
+                Some((ImageId::Updated { sequence, .. }, upto)) => {
+                    let (manifest, ordered) = (hosted.manifest.signed().clone(), hosted.ordered);
+                    entries.push(Entry::Updated { service, epoch, manifest, ordered, image: Some(sequence), upto });
+                }
+                Some((ImageId::Held(_), _)) | None => {}
             }
             if hosted.ordered != Ordered::default() {
                 let (ordered, stopped) = (hosted.ordered, hosted.stopped);

@@ -76,6 +76,18 @@ pub enum Effect {
     },
     /// Capture the instance and send its records; then `handle_captured`.
     Capture(CaptureJob),
+    /// Have a module at hand, compiled and on disk; then `handle_fetched`.
+    Fetch(FetchJob),
+    /// Make an instance of other code beside the one that runs, and give it the state; then `handle_updated`. The one that
+    /// runs stays as it was until [`Effect::Switch`].
+    Update(UpdateJob),
+    /// From now on the instance that [`Effect::Update`] made is the one that runs; then `handle_started`.
+    Switch {
+        /// The service.
+        service: ServiceId,
+        /// Under this epoch.
+        epoch: Epoch,
+    },
     /// Let a captured instance go on; then `handle_started`.
     Resume {
         /// The service.
@@ -156,6 +168,15 @@ pub enum ImageId {
         /// The last entry that the image covers.
         upto: u64,
     },
+    /// As new code began with it.
+    Updated {
+        /// The service.
+        service: ServiceId,
+        /// Under this epoch.
+        epoch: Epoch,
+        /// Of the order.
+        sequence: u64,
+    },
 }
 
 impl fmt::Display for ImageId {
@@ -164,6 +185,9 @@ impl fmt::Display for ImageId {
         match self {
             Self::Held(mig) => write!(f, "held-{mig}"),
             Self::Taken { service, epoch, upto } => write!(f, "{service}-{}.{}-{upto}", epoch.era, epoch.hop),
+            Self::Updated { service, epoch, sequence } => {
+                write!(f, "{service}-{}.{}-updated-{sequence}", epoch.era, epoch.hop)
+            }
         }
     }
 }
@@ -257,6 +281,46 @@ pub struct HeldJob {
     pub memory_bytes: u64,
 }
 
+/// A module that an update needs, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FetchJob {
+    /// The service.
+    pub service: ServiceId,
+    /// Under this epoch.
+    pub epoch: Epoch,
+    /// The order, by hash.
+    pub order: Digest,
+    /// The module.
+    pub code: Digest,
+    /// Memory limit in bytes.
+    pub memory_bytes: u64,
+    /// The node that has it.
+    pub from: HostId,
+    /// Where that is reached.
+    pub addresses: Vec<String>,
+}
+
+/// How to make an instance of other code.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UpdateJob {
+    /// The service.
+    pub service: ServiceId,
+    /// Under this epoch.
+    pub epoch: Epoch,
+    /// The order, by hash.
+    pub order: Digest,
+    /// Its module.
+    pub code: Digest,
+    /// Memory limit in bytes.
+    pub memory_bytes: u64,
+    /// Whether it takes over the state; else it begins with none.
+    pub keep: bool,
+    /// Where the new instance is saved, and synced, before `handle_updated`; `None`: durability = memory.
+    pub image: Option<ImageId>,
+    /// What is kept beside the memory.
+    pub belongings: Vec<u8>,
+}
+
 /// How to capture and seal a service that is frozen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CaptureJob {
@@ -333,6 +397,8 @@ pub enum Event {
     NotSaved(ServiceId, String),
     /// An order was carried out.
     Ordered(ServiceId, Action),
+    /// An order cannot be carried out, for this reason: nothing has changed.
+    OrderRefused(ServiceId, Action, String),
     /// A service was removed by its owner, and nothing of it is left here.
     Removed(ServiceId),
 }
@@ -479,6 +545,21 @@ pub enum Entry {
         /// R's word for it.
         tombstone: Signed<Tombstone>,
     },
+    /// An UPDATE was carried out: what is served from here on is this manifest's code.
+    Updated {
+        /// The service.
+        service: ServiceId,
+        /// The epoch under which it is here.
+        epoch: Epoch,
+        /// The new manifest.
+        manifest: Signed<Manifest>,
+        /// The last order that was carried out.
+        ordered: Ordered,
+        /// The sequence in the name of the image from which the log goes on; `None`: durability = memory.
+        image: Option<u64>,
+        /// The last entry of the log that the image covers.
+        upto: u64,
+    },
 }
 
 /// The version of journal entries, in front of each.
@@ -523,6 +604,7 @@ impl Entry {
             Self::Forgotten { .. } => "Forgotten",
             Self::Ordered { .. } => "Ordered",
             Self::Removed { .. } => "Removed",
+            Self::Updated { .. } => "Updated",
             Self::Departed { .. } => "Departed",
             Self::Finished { .. } => "Finished",
             Self::Snapshot(_) => "Snapshot",

@@ -81,6 +81,7 @@ mod tests {
             Run::Frozen,
             Run::Resuming,
             Run::Restoring,
+            Run::Updating,
             Run::Sealed,
             Run::Lost,
             Run::Broken,

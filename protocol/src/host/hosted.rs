@@ -42,6 +42,8 @@ pub enum Run {
     Resuming,
     /// The driver rebuilds it from disk; requests wait.
     Restoring,
+    /// Its code is being replaced, or waits to be on disk; requests wait.
+    Updating,
     /// Superseded without consent: kept, not served.
     Sealed,
     /// A restart lost its state, which was in memory only.
@@ -52,7 +54,8 @@ pub enum Run {
 
 impl Run {
     /// Every word shown to people.
-    pub const NAMES: [&str; 8] = ["starting", "serving", "frozen", "resuming", "restoring", "sealed", "lost", "broken"];
+    pub const NAMES: [&str; 9] =
+        ["starting", "serving", "frozen", "resuming", "restoring", "updating", "sealed", "lost", "broken"];
 
     /// The word shown to people.
     pub const fn name(self) -> &'static str {
@@ -62,6 +65,7 @@ impl Run {
             Self::Freezing | Self::Frozen => "frozen",
             Self::Resuming => "resuming",
             Self::Restoring => "restoring",
+            Self::Updating => "updating",
             Self::Lost => "lost",
             Self::Sealed => "sealed",
             Self::Broken => "broken",
@@ -240,6 +244,11 @@ impl Hosted {
     /// The identifiers of the attempt, from 3 on.
     pub fn attempt_ids(&self) -> Option<MigrationIds> {
         self.attempt.as_ref().and_then(|attempt| attempt.source.ids())
+    }
+
+    /// Whether the Registry's record names the manifest that is served. It follows an update, and no move begins before.
+    pub fn is_confirmed(&self) -> bool {
+        self.placement.manifest == self.manifest.hash()
     }
 
     /// Whether the lease is this host's to use: it was not released by consent.

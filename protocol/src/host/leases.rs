@@ -249,11 +249,13 @@ impl<S: Suite, G: Guards> Host<S, G> {
         ensure::<G>(placement.ids() == hosted.placement.ids(), Reject::WrongMigration)?;
         ensure::<G>(placement.key == hosted.placement.key, Reject::WrongPlacementKey)?;
         ensure::<G>(placement.previous == hosted.placement.previous, Reject::WrongCloud)?;
-        ensure::<G>(placement.manifest == hosted.placement.manifest, Reject::WrongManifest)?;
-        let renewed = LeaseClock::granted(renewal.first_sent, placement.lease);
-        hosted.lease = renewed;
+        // The record follows an update once R has heard of it, and does not go back.
+        let follows = placement.manifest == hosted.placement.manifest || placement.manifest == hosted.manifest.hash();
+        ensure::<G>(follows, Reject::WrongManifest)?;
+        hosted.lease = LeaseClock::granted(renewal.first_sent, placement.lease);
         let signed = placement.signed().clone();
         hosted.placement = placement;
+        hosted.ask_soon_unless_confirmed(now);
         if hosted.keeps_lease() {
             for (gateway, link) in &self.links {
                 if hosted.sessions.is_open(link.client) {

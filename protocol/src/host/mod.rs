@@ -2,7 +2,7 @@
 //!
 //! Open next: [`effect`] for what it asks of its driver, [`hosted`] for what it knows of a service; `departures` and
 //! `arrivals` drive the two sides of a move, `leases` keeps placements alive, `clients` serves requests, `durable` keeps what
-//! must survive a crash and takes it up again, `orders` does what owners want, `drain` empties the host, `adverts` speaks to the mesh. A driver calls `handle_*` with what happens, executes [`Host::poll_effect`], and sleeps until
+//! must survive a crash and takes it up again, `orders` and `update` do what owners want, `drain` empties the host, `adverts` speaks to the mesh. A driver calls `handle_*` with what happens, executes [`Host::poll_effect`], and sleeps until
 //! [`Host::poll_timeout`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,12 +36,16 @@ pub mod hosted;
 mod leases;
 pub mod orders;
 mod show;
+mod update;
 pub mod view;
 
 use arrivals::Arrival;
 pub use drain::{DrainView, Left, LeftView};
 use durable::Departed;
-pub use effect::{Base, CaptureJob, Effect, Entry, Event, HeldJob, ImageId, Logged, ReceiveJob, RestoreJob, Restored};
+pub use effect::{
+    Base, CaptureJob, Effect, Entry, Event, FetchJob, HeldJob, ImageId, Logged, ReceiveJob, RestoreJob, Restored,
+    UpdateJob,
+};
 use hosted::{Hosted, Run, Stay};
 use leases::Registering;
 

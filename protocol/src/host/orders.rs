@@ -1,4 +1,4 @@
-//! What the owner of a service ordered, carried out: STOP, START, REMOVE.
+//! What the owner of a service ordered, carried out: STOP, START, REMOVE; UPDATE in `update`.
 //!
 //! The Registry tells the standing order until it hears what became of it, so nothing is repeated here: an order that comes
 //! again is answered again. Whether the service is stopped, and which order was carried out last, is part of what travels
@@ -10,6 +10,7 @@ use super::{
     Effect, Entry, Event, Host,
     effect::ImageId,
     hosted::{Hosted, Run, Stay},
+    update::Stage,
 };
 use crate::{
     gateway::messages::{ClientFrame, Gone},
@@ -17,7 +18,7 @@ use crate::{
     limits::REMOVED_MAX,
     manifest::Durability,
     migration::{messages::RegistryFrame, trace::Ending},
-    order::{Action, Order, OrderDone, Outcome, Tombstone},
+    order::{Action, Order, OrderDone, OrderFrame, Outcome, Tombstone},
     reject::{Guards, Reject, Rule},
     suite::Suite,
     time::Now,
@@ -42,7 +43,10 @@ impl Default for Ordered {
 /// An order that is to be carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Standing {
+    pub(super) frame: OrderFrame,
     pub(super) order: Verified<Order>,
+    /// How far an update is.
+    pub(super) stage: Stage,
 }
 
 impl Standing {
@@ -62,19 +66,22 @@ impl Hosted {
 
 impl<S: Suite, G: Guards> Host<S, G> {
     /// ORDER, from R: the owner's signature is checked here, too.
-    pub(super) fn handle_order(&mut self, now: Now, signed: &Signed<Order>) -> Result<(), Reject> {
-        let (service, hash) = (signed.unverified()?.service, signed.hash());
+    pub(super) fn handle_order(&mut self, now: Now, frame: &OrderFrame) -> Result<(), Reject> {
+        let claim = frame.order.unverified()?;
+        let (service, hash) = (claim.service, frame.order.hash());
         let stay = self.current(service).ok_or(Reject::UnknownService)?;
         let hosted = self.services.get_mut(&stay).ok_or(Reject::UnknownService)?;
         let receiver = Receiver::Registry(service.registry);
-        let order = signed.verify::<S, G>(&hosted.manifest.owner.0, service.registry, receiver)?;
+        let order = frame.order.verify::<S, G>(&hosted.manifest.owner.0, service.registry, receiver)?;
         if hosted.ordered.order == hash {
             self.report(stay, hash, Outcome::Done);
         } else if order.sequence <= hosted.ordered.sequence {
             // A Registry that was restored from a backup does not know what came after it.
             self.report(stay, hash, Outcome::refused(Reject::OldCounter.name().to_owned()));
-        } else if hosted.order.as_ref().is_none_or(|standing| standing.order.hash() != hash) {
-            hosted.order = Some(Standing { order });
+        } else if hosted.run != Run::Updating
+            && hosted.order.as_ref().is_none_or(|standing| standing.order.hash() != hash)
+        {
+            hosted.order = Some(Standing { frame: frame.clone(), order, stage: Stage::Told });
             self.carry_out(stay, now);
         }
         Ok(())
@@ -82,18 +89,22 @@ impl<S: Suite, G: Guards> Host<S, G> {
 
     /// Does what is ordered, as soon as the instance stands between two requests and is not on its way elsewhere: who has
     /// it next is told by R.
-    pub(super) fn carry_out(&mut self, stay: Stay, _now: Now) {
+    pub(super) fn carry_out(&mut self, stay: Stay, now: Now) {
         let Some(hosted) = self.services.get_mut(&stay) else { return };
         let Some(standing) = &hosted.order else { return };
-        let hash = standing.order.hash();
         match hosted.run {
             Run::Serving => {}
             Run::Broken | Run::Lost => {
-                hosted.order = None;
-                self.report(stay, hash, Outcome::refused(Reject::Broken.name().to_owned()));
+                self.refuse_order(stay, Reject::Broken.name().to_owned());
                 return;
             }
-            Run::Starting | Run::Freezing | Run::Frozen | Run::Resuming | Run::Restoring | Run::Sealed => return,
+            Run::Starting
+            | Run::Freezing
+            | Run::Frozen
+            | Run::Resuming
+            | Run::Restoring
+            | Run::Updating
+            | Run::Sealed => return,
         }
         match standing.action() {
             Action::Stop if hosted.running.is_some() || !hosted.queue.is_empty() => {}
@@ -101,12 +112,21 @@ impl<S: Suite, G: Guards> Host<S, G> {
             Action::Start => self.set_stopped(stay, false),
             // A removal comes as a tombstone.
             Action::Remove => hosted.order = None,
+            Action::Update { .. } => self.update(stay, now),
         }
+    }
+
+    /// The standing order cannot be carried out: nothing has changed, and R hears why.
+    pub(super) fn refuse_order(&mut self, stay: Stay, reason: String) {
+        let Some(hosted) = self.services.get_mut(&stay) else { return };
+        let Some(Standing { order, .. }) = hosted.order.take() else { return };
+        self.outbox.now(Effect::Event(Event::OrderRefused(stay.0, order.action, reason.clone())));
+        self.report(stay, order.hash(), Outcome::refused(reason));
     }
 
     fn set_stopped(&mut self, stay: Stay, stopped: bool) {
         let Some(hosted) = self.services.get_mut(&stay) else { return };
-        let Some(Standing { order }) = hosted.order.take() else { return };
+        let Some(Standing { order, .. }) = hosted.order.take() else { return };
         hosted.stopped = stopped;
         hosted.ordered = Ordered { sequence: order.sequence, order: order.hash() };
         let ((service, epoch), ordered) = (stay, hosted.ordered);

@@ -10,7 +10,7 @@ use crate::{
     ids::{CloudId, Digest, Epoch, HostId, MigrationId, MigrationIds, Nonce, PlacementKey, ServiceId},
     limits::SHOWN_BYTES_MAX,
     manifest::{Manifest, Resources, ServiceType},
-    order::{Order, OrderDone, OrderState, Tombstone},
+    order::{OrderDone, OrderFrame, OrderState, Tombstone},
     time::{Micros, Timestamp},
     trust::{Certificate, CoSigned, Message, Role, Signed},
     wire::{Wire, bodies, frames},
@@ -665,7 +665,7 @@ frames! {
         53 Recovering(Recovering),
         54 Shown(ShownFrame),
         /// To R: an owner's order, or a question what became of it. From R: carry it out.
-        55 Order(Signed<Order>) since 2,
+        55 Order(OrderFrame) since 2,
         56 OrderDone(Signed<OrderDone>) since 2,
         57 OrderState(OrderState) since 2,
         /// R to whoever asks about a service that its owner has removed; a host to an R that has forgotten that.

@@ -228,7 +228,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             RegistryFrame::Reclaim(signed) => self.give_back(call, signed),
             RegistryFrame::Cancel(signed) => self.give_back(call, signed),
             RegistryFrame::Lookup(lookup) => self.lookup(call, lookup),
-            RegistryFrame::Order(signed) => self.order(call, signed),
+            RegistryFrame::Order(frame) => self.order(call, frame),
             RegistryFrame::OrderDone(signed) => self.order_done(call, signed),
             RegistryFrame::Removed(signed) => self.removed(signed),
             RegistryFrame::Enrol(_)

@@ -6,17 +6,17 @@
 
 use super::{
     AbortCause, Call, Event, LeaseState, Refusal, Registry,
-    records::{OrderRecord, ServiceRecord, TombstoneRecord},
+    records::{ManifestRecord, OrderRecord, ServiceRecord, TombstoneRecord},
 };
 use crate::{
-    ids::{Digest, Epoch, ServiceId},
+    ids::{Digest, Epoch, HostId, ServiceId},
     limits::{CLOCK_SKEW, ORDER_LIFETIME_MAX, REMOVED_ERA_GAP},
     manifest::Manifest,
     migration::{
         messages::{Placement, RegistryFrame},
         source::check_ids,
     },
-    order::{Action, Order, OrderDone, OrderState, Outcome, Tombstone},
+    order::{Action, Order, OrderDone, OrderFrame, OrderState, Outcome, Tombstone},
     reject::{Guards, Reject, Rule, ensure},
     suite::Suite,
     time::{Now, Timestamp},
@@ -34,8 +34,10 @@ pub struct OrderView {
 
 impl<S: Suite, G: Guards> Registry<S, G> {
     /// ORDER, from the owner by way of any node; or the question, in the same bytes, what became of it.
-    pub(super) fn order(&mut self, call: &Call<'_>, signed: &Signed<Order>) -> Result<(), Refusal> {
-        let (service, hash) = (signed.unverified()?.service, signed.hash());
+    pub(super) fn order(&mut self, call: &Call<'_>, frame: &OrderFrame) -> Result<(), Refusal> {
+        ensure::<G>(frame.fits(), Reject::FieldTooLong)?;
+        let claim = frame.order.unverified()?;
+        let (service, hash) = (claim.service, frame.order.hash());
         ensure::<G>(service.registry == self.id(), Reject::UnknownRegistry)?;
         ensure::<G>(!self.is_revoked(call.peer), Reject::Revoked)?;
         if let Some(outcome) = self.outcome_of(call.now, service, hash) {
@@ -47,13 +49,17 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             return Err(if buried { Reject::Removed } else { Reject::UnknownService }.into());
         };
         let manifest = self.manifest(service)?;
-        let order = signed.verify::<S, G>(&manifest.owner.0, self.id(), self.me());
+        let order = frame.order.verify::<S, G>(&manifest.owner.0, self.id(), self.me());
         // The owner's mistake, and not that of the node that passes it on.
         let order = order.map_err(|reject| if reject == Reject::BadSignature { Reject::WrongOwner } else { reject })?;
         self.check_order(call.now, &order)?;
         match order.action {
             Action::Remove => self.remove(call.now, record, &order, manifest.version)?,
-            Action::Stop | Action::Start => self.stand(&order),
+            Action::Stop | Action::Start => self.stand(frame, &order),
+            Action::Update { manifest: digest, .. } => {
+                self.check_update(&record, &manifest, frame, digest)?;
+                self.stand(frame, &order);
+            }
         }
         self.event(Event::Ordered { service, action: order.action.name(), by: call.peer });
         let outcome = self.outcome_of(call.now, service, hash).flatten();
@@ -64,7 +70,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
 
     /// What became of the order with this hash, if it is the newest.
     fn outcome_of(&self, now: Now, service: ServiceId, hash: Digest) -> Option<Option<Outcome>> {
-        if let Some(row) = self.tables.orders.get(service).filter(|row| row.order.hash() == hash) {
+        if let Some(row) = self.tables.orders.get(service).filter(|row| row.frame.order.hash() == hash) {
             return Some(row.outcome.clone());
         }
         let row = self.tables.tombstones.get(service).filter(|row| row.tombstone.order == hash)?;
@@ -78,20 +84,47 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let buried = self.tables.tombstones.get(order.service).map(|row| row.sequence);
         let last = standing.map(|row| row.sequence).max(buried);
         ensure::<G>(last.is_none_or(|last| order.sequence > last), Reject::OldCounter)?;
-        Ok(())
+        // What the host makes of an update must be known before anything else is asked of it: it changes the record.
+        let updating =
+            standing.is_some_and(|row| row.outcome.is_none() && matches!(row.action(), Ok(Action::Update { .. })));
+        ensure::<G>(!updating || order.action == Action::Remove, Reject::Conflict)
+    }
+
+    fn check_update(
+        &self,
+        record: &ServiceRecord,
+        before: &Manifest,
+        frame: &OrderFrame,
+        digest: Digest,
+    ) -> Result<(), Reject> {
+        let signed = frame.manifest.as_ref().ok_or(Reject::WrongManifest)?;
+        ensure::<G>(signed.hash() == digest, Reject::WrongManifest)?;
+        let manifest = signed.verify::<S, G>(&before.owner.0, self.id(), Receiver::Anyone);
+        let manifest = manifest.map_err(|_| Reject::WrongManifest)?;
+        self.check_successor(record.placement.host, before, &manifest)
+    }
+
+    /// Whether `after` may take the place of `before` on `host`. What it says of durability is decided once, at deployment.
+    fn check_successor(&self, host: HostId, before: &Manifest, after: &Manifest) -> Result<(), Reject> {
+        after.check().map_err(|_| Reject::WrongManifest)?;
+        let same = after.service == before.service && after.owner == before.owner && after.tos == before.tos;
+        ensure::<G>(same && after.durability == before.durability, Reject::WrongManifest)?;
+        ensure::<G>(after.version > before.version, Reject::OldVersion)?;
+        let certificate = &self.tables.hosts.get(host).ok_or(Reject::NotEnrolled)?.certificate;
+        ensure::<G>(after.permits(certificate), Reject::PolicyForbids)
     }
 
     /// Makes it the service's standing order.
-    fn stand(&mut self, order: &Verified<Order>) {
+    fn stand(&mut self, frame: &OrderFrame, order: &Verified<Order>) {
         let (service, sequence) = (order.service, order.sequence);
         let stopped = self.tables.orders.get(service).is_some_and(|row| row.stopped);
-        self.tables.put_order(OrderRecord { service, order: order.signed().clone(), sequence, outcome: None, stopped });
+        self.tables.put_order(OrderRecord { service, frame: frame.clone(), sequence, outcome: None, stopped });
     }
 
     /// Tells the host of record the standing order, unless it has reported what became of it.
     pub(super) fn tell_order(&mut self, service: ServiceId) {
         let Some(row) = self.tables.orders.get(service).filter(|row| row.outcome.is_none()) else { return };
-        let frame = RegistryFrame::Order(row.order.clone());
+        let frame = RegistryFrame::Order(row.frame.clone());
         if let Some(host) = self.tables.services.get(service).map(|record| record.placement.host) {
             self.reply(host, frame);
         }
@@ -192,7 +225,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         }
         let record = self.service(service)?.clone();
         let done = self.of_record(call, signed, &record.placement)?;
-        let row = self.tables.orders.get(service).filter(|row| row.order.hash() == done.order);
+        let row = self.tables.orders.get(service).filter(|row| row.frame.order.hash() == done.order);
         let row = row.cloned().ok_or(Reject::Conflict)?;
         // A host that crashed may have tried again, and succeeded: what it serves by now is what counts.
         if row.outcome.is_some() && (row.outcome == Some(Outcome::Done) || done.outcome != Outcome::Done) {
@@ -204,6 +237,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             match action {
                 Action::Stop => stopped = true,
                 Action::Start => stopped = false,
+                Action::Update { .. } => self.adopt_manifest(call.now, record, row.frame.manifest.as_ref())?,
                 Action::Remove => {}
             }
         }
@@ -247,6 +281,47 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             self.event(Event::CarriedOut { service, action: Action::Remove.name(), outcome });
         }
         Ok(())
+    }
+
+    /// The host of record serves under this manifest: the record follows, under the same epoch. A migration that is not
+    /// decided was asked for under the old one, and has no consent: a host that had given it would not have updated.
+    pub(super) fn adopt_manifest(
+        &mut self,
+        now: Now,
+        record: ServiceRecord,
+        manifest: Option<&Signed<Manifest>>,
+    ) -> Result<(), Reject> {
+        let signed = manifest.ok_or(Reject::WrongManifest)?.clone();
+        let service = record.placement.service;
+        if let Some(live) = record.live {
+            self.abort(live, AbortCause::Superseded);
+        }
+        let (name, digest) = (signed.unverified()?.name, signed.hash());
+        self.tables.put_manifest(ManifestRecord { service, name, signed });
+        let placement = Placement { manifest: digest, ..record.placement };
+        let signed = self.reissue(now, &placement);
+        if let Some(lease) = self.leases.get_mut(&service) {
+            lease.renewed = None;
+        }
+        let placement = signed.unverified()?;
+        self.tables.put_service(ServiceRecord { placement, signed, live: None, registered: None, ..record });
+        Ok(())
+    }
+
+    /// What a host showed a restored Registry under this placement: an update that was ordered after the backup.
+    pub(super) fn learn_update(&mut self, now: Now, by: HostId, manifest: &Verified<Manifest>) {
+        let service = manifest.service;
+        let Some(record) = self.tables.services.get(service).filter(|record| record.placement.host == by) else {
+            return;
+        };
+        let Some(before) = self.tables.manifests.get(service).and_then(|row| row.manifest().ok()) else { return };
+        // Either R has said so itself, or it would if the order came now.
+        let said = record.placement.manifest == manifest.hash() && before != **manifest;
+        if said || self.check_successor(by, &before, manifest).is_ok() {
+            let record = record.clone();
+            // It was decoded before it was verified.
+            let _ = self.adopt_manifest(now, record, Some(manifest.signed()));
+        }
     }
 
     /// What a host showed a restored Registry: a service that was removed after the backup.

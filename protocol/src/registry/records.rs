@@ -11,7 +11,7 @@ use crate::{
     ids::{CloudId, Digest, HostId, MigrationId, MigrationIds, Nonce, PlacementKey, ServiceId},
     manifest::Manifest,
     migration::messages::{Decision, Granted, NoCloud, Placement, YesCloud, YesService},
-    order::{Action, Order, Outcome as OrderOutcome, Tombstone},
+    order::{Action, OrderFrame, Outcome as OrderOutcome, Tombstone},
     reject::Reject,
     time::{Micros, Timestamp},
     trust::{Certificate, Role, Signed},
@@ -323,7 +323,7 @@ pub struct OrderRecord {
     /// The service.
     pub service: ServiceId,
     /// As it came: this is what the host of record gets.
-    pub order: Signed<Order>,
+    pub frame: OrderFrame,
     /// Its sequence: the next one's is higher.
     pub sequence: u64,
     /// What the host of record reported.
@@ -338,7 +338,7 @@ impl OrderRecord {
     /// # Errors
     /// None: it was decoded before it was stored.
     pub fn action(&self) -> Result<Action, Reject> {
-        Ok(self.order.unverified()?.action)
+        Ok(self.frame.order.unverified()?.action)
     }
 }
 

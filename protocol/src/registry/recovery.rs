@@ -261,8 +261,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             RegistryFrame::Reclaim(signed) => signed.unverified()?.ids.service,
             RegistryFrame::Cancel(signed) => signed.unverified()?.ids.service,
             RegistryFrame::OrderDone(signed) => signed.unverified()?.ids.service,
-            RegistryFrame::Order(signed) => {
-                let order = signed.unverified()?;
+            RegistryFrame::Order(frame) => {
+                let order = frame.order.unverified()?;
                 // Every lease has ended, and no more are given: a service whose host is gone for ever can be given up.
                 if order.action == Action::Remove && !self.is_collecting() {
                     return Ok(());
@@ -408,6 +408,9 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             if self.learn(placement, manifest, call.peer) {
                 adopted.push(service);
             }
+        }
+        for manifest in manifests.values().filter(|manifest| evidence.contains_key(&manifest.service)) {
+            self.learn_update(call.now, call.peer, manifest);
         }
         let mut building = before;
         for (service, more) in evidence {

@@ -41,7 +41,7 @@ pub(super) fn about(frame: &RegistryFrame) -> Digest {
         RegistryFrame::Enrol(signed) => signed.unverified().map_or(Digest([0; 32]), |enrol| enrol.token),
         RegistryFrame::Lookup(lookup) => lookup_hash(lookup),
         RegistryFrame::Shown(frame) => frame.shown.hash(),
-        RegistryFrame::Order(signed) => signed.hash(),
+        RegistryFrame::Order(frame) => frame.order.hash(),
         RegistryFrame::OrderDone(signed) => signed.hash(),
         RegistryFrame::Removed(signed) => signed.hash(),
         RegistryFrame::YesCloud(_)
@@ -94,6 +94,7 @@ pub const fn is_violation(reject: Reject) -> bool {
             | Reject::PolicyForbids
             | Reject::NoResources
             | Reject::WrongOwner
+            | Reject::OldVersion
             | Reject::Removed
             | Reject::NotFree
             | Reject::Stopped

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, VecDeque};
 use wayfare_protocol::{
     advert::Gossip,
     gateway::{self, Gateway, GatewayConfig, Ticket},
-    host::{Base, CaptureJob, Effect, Entry, Host, HostConfig, Identity, ImageId, ReceiveJob, Restored, hosted::Stay},
+    host::{
+        Base, CaptureJob, Effect, Entry, Host, HostConfig, Identity, ImageId, ReceiveJob, Restored, UpdateJob,
+        hosted::Stay,
+    },
     ids::{Digest, HostId, MigrationId, OwnerKey, ServiceId},
     limits::{COMPACT_JOURNAL_BYTES_MIN, IMAGE_LOG_BYTES_MIN, STEP_TIMEOUT},
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
     migration::messages::*,
-    order::{Action, Order, OrderState},
+    order::{Action, Order, OrderFrame, OrderState},
     placement::{PlacementConfig, Policy},
     registry::{self, Registry, RegistryConfig},
     reject::{Reject, Strict},
@@ -26,6 +29,12 @@ use crate::seeded::Seeded;
 pub(crate) const CAPACITY: Resources =
     Resources { cpu_millicores: 4000, memory_bytes: 1 << 30, storage_bytes: 1 << 30, bandwidth_bps: 1 << 30 };
 pub(crate) const CODE: Digest = Digest([7; 32]);
+/// A module that no node has.
+pub(crate) const MISSING: Digest = Digest([8; 32]);
+/// A module that takes for ever.
+pub(crate) const HANGS: Digest = Digest([10; 32]);
+/// A module that does not take what another has saved.
+pub(crate) const REFUSES: Digest = Digest([9; 32]);
 /// The owner's key.
 pub(crate) static OWNER: Secret = Secret::new([9; 32]);
 
@@ -57,6 +66,12 @@ pub(crate) struct Node {
     /// What a new machine is made of after a crash.
     pub(crate) parts: (Identity, HostConfig),
     pub(crate) running: BTreeMap<Stay, Counter>,
+    /// An update whose driver does not answer.
+    pub(crate) hanging: Option<UpdateJob>,
+    /// The modules of what was restored.
+    pub(crate) restored: Vec<Digest>,
+    /// Made by an update, and not switched to yet.
+    pub(crate) updating: BTreeMap<Stay, Counter>,
     pub(crate) landing: BTreeMap<MigrationId, (Option<ReceiveJob>, Option<Counter>)>,
     pub(crate) journal: Vec<(u64, Entry)>,
     pub(crate) images: BTreeMap<ImageId, (Counter, Vec<u8>)>,
@@ -134,7 +149,9 @@ impl World {
             host.set_addresses(vec![format!("/{name}")]);
             let (running, landing, images) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
             let (parts, journal) = ((identity, config), Vec::new());
-            nodes.insert(me, Node { host, parts, running, landing, journal, images, slow_disk: false });
+            let (updating, restored, hanging, slow_disk) = (BTreeMap::new(), Vec::new(), None, false);
+            let node = Node { host, parts, running, updating, hanging, restored, landing, journal, images, slow_disk };
+            nodes.insert(me, node);
         }
         let (_, gateway_id, certificate) = enrol(&mut rng, "user", Role::Gateway);
         let config = GatewayConfig::new(gateway_id, certificate, bundle.clone(), registry.id());
@@ -263,7 +280,7 @@ impl World {
         if job.durable {
             node.images.insert(ImageId::Held(mig), (counter, sessions.clone()));
         }
-        let state = state_digest(&salt, &CODE, &counter.digest(&salt), &sessions);
+        let state = state_digest(&salt, &job.code, &counter.digest(&salt), &sessions);
         node.host.handle_received(now, mig, state, 8, sessions);
     }
 
@@ -354,6 +371,7 @@ impl World {
                     assert_eq!(logged.inputs, b"inputs");
                     counter.call()
                 });
+                node.restored.push(job.code);
                 let restored = Restored { belongings, responses: responses.collect(), image_bytes: 8 };
                 let stay = (job.service, job.epoch);
                 node.running.insert(stay, counter);
@@ -364,6 +382,36 @@ impl World {
                 let (counter, belongings) = node.images[&ImageId::Held(job.mig)].clone();
                 node.landing.insert(job.mig, (None, Some(counter)));
                 node.host.handle_held_restored(now, job.mig, Ok(belongings));
+            }
+            Effect::Fetch(job) => {
+                let node = self.node(from);
+                let stay = (job.service, job.epoch);
+                let result = if job.code == MISSING { Err("no_module: gone".to_owned()) } else { Ok(()) };
+                node.host.handle_module(job.code);
+                node.host.handle_fetched(now, stay, job.order, result);
+            }
+            Effect::Update(job) => {
+                let node = self.node(from);
+                let stay = (job.service, job.epoch);
+                if job.code == HANGS {
+                    node.hanging = Some(job);
+                } else if job.code == REFUSES {
+                    let result = Err("state_refused: 1".to_owned());
+                    node.host.handle_updated(now, stay, job.order, job.image, result);
+                } else {
+                    let counter = if job.keep { node.running[&stay] } else { Counter(0) };
+                    if let Some(image) = job.image {
+                        node.images.insert(image, (counter, job.belongings));
+                    }
+                    node.updating.insert(stay, counter);
+                    node.host.handle_updated(now, stay, job.order, job.image, Ok(8));
+                }
+            }
+            Effect::Switch { service, epoch } => {
+                let node = self.nodes.get_mut(&from).expect("a node");
+                let counter = node.updating.remove(&(service, epoch)).expect("it was made");
+                node.running.insert((service, epoch), counter);
+                node.host.handle_started(now, (service, epoch), Ok(Vec::new()), &mut self.rng);
             }
             Effect::ToRegistry(_, frame) => self.wires.push_back(Message::Registry { from, to: registry, frame }),
             Effect::ToPeer { host, frame, .. } => self.wires.push_back(Message::Migrate { from, to: host, frame }),
@@ -460,24 +508,25 @@ impl World {
 
     /// An order of the owner, signed now.
     #[allow(dead_code, reason = "only the tests of orders use it")]
-    pub(crate) fn order(&self, service: ServiceId, action: Action) -> Signed<Order> {
+    pub(crate) fn order(&self, service: ServiceId, action: Action) -> OrderFrame {
         let (sequence, expiry) = (self.now.wall.0, self.now.wall + Micros::from_secs(600));
         let (id, receiver) = (service.registry, Receiver::Registry(service.registry));
-        Signed::sign::<Dalek>(&OWNER, id, receiver, &Order { service, action, sequence, expiry })
+        let order = Signed::sign::<Dalek>(&OWNER, id, receiver, &Order { service, action, sequence, expiry });
+        OrderFrame { order, manifest: None, addresses: Vec::new() }
     }
 
-    /// Hands `order` to a node, which passes it on.
+    /// Hands `frame` to a node, which passes it on.
     #[allow(dead_code, reason = "only the tests of orders use it")]
-    pub(crate) fn submit(&mut self, order: &Signed<Order>) {
+    pub(crate) fn submit(&mut self, frame: &OrderFrame) {
         let (from, to) = (self.named("beta"), self.registry.host());
-        self.wires.push_back(Message::Registry { from, to, frame: RegistryFrame::Order(order.clone()) });
+        self.wires.push_back(Message::Registry { from, to, frame: RegistryFrame::Order(frame.clone()) });
         self.settle();
     }
 
-    /// The last that the Registry said of `order`.
+    /// The last that the Registry said of `frame`.
     #[allow(dead_code, reason = "only the tests of orders use it")]
-    pub(crate) fn said(&self, order: &Signed<Order>) -> Option<&OrderState> {
-        self.states.iter().rev().find(|state| state.order == order.hash())
+    pub(crate) fn said(&self, frame: &OrderFrame) -> Option<&OrderState> {
+        self.states.iter().rev().find(|state| state.order == frame.order.hash())
     }
 
     pub(crate) fn ask(&mut self) -> Ticket {
@@ -514,6 +563,7 @@ impl World {
         let last = node.journal.last().map_or(0, |(seq, _)| *seq);
         node.slow_disk = false;
         node.running.clear();
+        node.updating.clear();
         node.landing.clear();
         node.host = Host::restore(identity, config, bundle, now, last, node.journal.clone()).expect("a good journal");
         node.host.handle_module(CODE);

@@ -298,6 +298,7 @@ impl<G: Guards> World<G> {
             }
             Effect::Execute { .. } | Effect::ToGateway(..) => unreachable!("there are no clients"),
             Effect::SaveImage { .. } => unreachable!("nothing is logged"),
+            Effect::Fetch(_) | Effect::Update(_) | Effect::Switch { .. } => unreachable!("nothing is ordered"),
             Effect::Compact { seq, snapshot, keep_after } => {
                 let node = self.node(from);
                 node.journal.retain(|(seq, entry)| entry.survives(*seq, &keep_after));

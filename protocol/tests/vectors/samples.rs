@@ -11,7 +11,7 @@ use wayfare_protocol::{
     latency::Coordinate,
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy},
     migration::messages::*,
-    order::{Action, Order, OrderDone, OrderState, Outcome as OrderOutcome, Tombstone},
+    order::{Action, Order, OrderDone, OrderFrame, OrderState, Outcome as OrderOutcome, Tombstone},
     suite::{Dalek, Secret},
     time::{Micros, Timestamp},
     transfer::{RecordKind, SealedRecord},
@@ -315,6 +315,18 @@ pub(crate) fn shown_nothing() -> ShownFrame {
 
 pub(crate) fn order(action: Action) -> Order {
     Order { service: ids().service, action, sequence: 0x0102_0304, expiry: Timestamp(0x0506_0708) }
+}
+
+pub(crate) fn order_frames() -> Vec<OrderFrame> {
+    let update = Action::Update { manifest: hash(), keep: true, from: ids().host };
+    let frame = |action| OrderFrame { order: signed(&order(action)), manifest: None, addresses: vec![] };
+    let addresses = vec!["/ip4/192.0.2.1/tcp/4001".to_owned()];
+    vec![
+        frame(Action::Stop),
+        frame(Action::Start),
+        frame(Action::Remove),
+        OrderFrame { order: signed(&order(update)), manifest: Some(signed(&plain_manifest())), addresses },
+    ]
 }
 
 pub(crate) fn order_done(outcome: OrderOutcome) -> OrderDone {

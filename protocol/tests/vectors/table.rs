@@ -9,7 +9,7 @@ use wayfare_protocol::{
     host::{Entry, Logged, orders::Ordered},
     ids::Digest,
     migration::{messages::*, source::Consented, target::Held},
-    order::{Action, Outcome},
+    order::Outcome,
     reject::Reject,
     time::Timestamp,
     transfer::{RecordKind, StateFrame},
@@ -88,9 +88,9 @@ fn registry() -> Vec<Vector> {
         frame("", F::Shown(shown())),
         frame("nothing", F::Shown(shown_nothing())),
     ];
-    let actions = [Action::Stop, Action::Start, Action::Remove];
-    table.extend(actions.map(|action| frame(action.name(), F::Order(signed(&order(action))))));
-    let refused = || Outcome::Refused("broken".to_owned());
+    let names = ["stop", "start", "remove", "update"];
+    table.extend(names.into_iter().zip(order_frames()).map(|(name, order)| frame(name, F::Order(order))));
+    let refused = || Outcome::Refused("bad_module: no memory".to_owned());
     table.extend([
         frame("done", F::OrderDone(signed(&order_done(Outcome::Done)))),
         frame("refused", F::OrderDone(signed(&order_done(refused())))),
@@ -180,6 +180,8 @@ fn journals() -> Vec<Vector> {
     let word = signed(&manifest());
     let (service, epoch) = (ids.service, ids.epoch);
     let ordered = Ordered { sequence: 9, order: Digest([0x33; 32]) };
+    let updated =
+        Entry::Updated { service, epoch, manifest: signed(&plain_manifest()), ordered, image: Some(9), upto: 7 };
     let (hash, at) = (Digest([0x21; 32]), Timestamp(1_700_000_000_000_000));
     let key = || IdempotencyKey::try_from("8e03978e".to_owned()).unwrap();
     let request = b"GET / HTTP/1.1\r\n\r\n".to_vec();
@@ -216,6 +218,7 @@ fn journals() -> Vec<Vector> {
         plain("host journal Snapshot", Entry::Snapshot(vec![Entry::Dropped { ids }])),
         plain("host journal Ordered", Entry::Ordered { service, epoch, ordered, stopped: true }),
         plain("host journal Removed", Entry::Removed { tombstone: signed(&tombstone()) }),
+        plain("host journal Updated", updated),
         plain("gateway journal Incarnation", effect::Entry::Incarnation(5)),
         plain("gateway journal Reserved", effect::Entry::Reserved { service, below: 1024 }),
         plain("gateway journal Seen", effect::Entry::Seen { service, epoch }),

@@ -162,6 +162,9 @@ fn print_event(view: &View, members: &[Member], at: &str, event: &Event) {
         Event::NotSaved(_, reason) => view.note(&format!("{at}: no image could be saved: {reason}")),
         Event::Removed(..) => view.note(&format!("{at}: its owner removed the service")),
         Event::Ordered(_, action) => view.note(&format!("{at}: its owner ordered: {}", action.name())),
+        Event::OrderRefused(_, action, reason) => {
+            view.note(&format!("{at}: its owner's {} is refused: {reason}", action.name()));
+        }
         Event::Lost(..) => view.note(&format!("{at}: a restart lost the service")),
         Event::Serving(..)
         | Event::Progress(..)

@@ -536,7 +536,9 @@ impl<G: Guards> World<G> {
         let super::node::Disk::Host(disk) = &self.nodes[node].disk else { return };
         let of = |image: &ImageId| match image {
             ImageId::Held(mig) => *mig == record.mig,
-            ImageId::Taken { service, epoch, .. } => (*service, *epoch) == stay,
+            ImageId::Taken { service, epoch, .. } | ImageId::Updated { service, epoch, .. } => {
+                (*service, *epoch) == stay
+            }
         };
         if !disk.images.keys().any(of) {
             let (name, id) = (self.nodes[node].name.clone(), service.id);

@@ -211,6 +211,10 @@ impl<G: Guards> World<G> {
                 self.stop_sending(node, (service, epoch));
                 self.task(node, (service, epoch), 500, Task::Resume);
             }
+            // No owner orders an update in this world.
+            Effect::Fetch(_) | Effect::Update(_) | Effect::Switch { .. } => {
+                self.violate("only what owners order is done", || format!("{effect:?}"));
+            }
             Effect::Receive(job) => {
                 let Some(host) = self.nodes[node].as_host_mut() else { return };
                 host.landing.insert(job.ids.mig, Landing::new(job));
@@ -385,6 +389,7 @@ impl<G: Guards> World<G> {
             | Told::Restoring(..)
             | Told::Restored(..)
             | Told::Ordered(..)
+            | Told::OrderRefused(..)
             | Told::Removed(..)
             | Told::NotSaved(..) => {}
         }
@@ -420,5 +425,6 @@ pub(super) const fn entry_name(entry: &Entry) -> &'static str {
         Entry::Cordoned { .. } => "Cordoned",
         Entry::Ordered { .. } => "Ordered",
         Entry::Removed { .. } => "Removed",
+        Entry::Updated { .. } => "Updated",
     }
 }

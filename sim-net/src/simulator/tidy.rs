@@ -55,7 +55,9 @@ impl<G: Guards> World<G> {
         let here: Vec<Whereabouts> = records.filter(|record| record.host == me).collect();
         let used = |image: &ImageId| match image {
             ImageId::Held(mig) => here.iter().any(|record| record.mig == *mig),
-            ImageId::Taken { service, epoch, .. } => host.instances.contains_key(&(*service, *epoch)),
+            ImageId::Taken { service, epoch, .. } | ImageId::Updated { service, epoch, .. } => {
+                host.instances.contains_key(&(*service, *epoch))
+            }
         };
         if let Some(image) = disk.images.keys().find(|image| !used(image)) {
             return Some(format!("{name} has the image {image}"));

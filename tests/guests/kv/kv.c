@@ -2,10 +2,12 @@
  *
  *   GET, PUT, DELETE /k/<key>   values of any bytes; the key is one percent-decoded path segment
  *   GET, POST /count            read, or add one and read, a 64-bit counter
+ *   GET /version                which version of this code answers
  *   GET /digest                 hash of the logical state: counter, keys and values, in key order
  *
  * ABI `wayfare:request/1` (see ../README.md). Everything that must survive a move lives in linear memory, so there is
- * no code here that knows about moves. Requests are untrusted: every index below is checked against `end`.
+ * no code here that knows about moves; only another version of this code is handed the contents (wayfare_save, wayfare_load).
+ * Requests are untrusted: every index below is checked against `end`.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -363,6 +365,65 @@ static uint64_t handle_digest(const struct request *request) {
     return respond(TEXT("200 OK"), TEXT("text/plain"), (struct slice){text, sizeof text});
 }
 
+/* ---- another version of this code ---- */
+
+/* magic | counter | count | key length, value length, key, value of each; numbers little endian, as this machine's are. */
+static const char magic[8] = "kv save1";
+static uint8_t *saved;
+static size_t saved_capacity;
+
+static void append(uint8_t **out, const void *bytes, size_t len) {
+    if (len) memcpy(*out, bytes, len);
+    *out += len;
+}
+
+/* False if so many bytes are not left. */
+static bool take(struct slice *in, void *out, size_t len) {
+    if (in->len < len) return false;
+    memcpy(out, in->at, len);
+    *in = sub(*in, len, in->len);
+    return true;
+}
+
+static uint64_t save_all(void) {
+    uint64_t count = entry_count;
+    size_t len = sizeof magic + sizeof counter + sizeof count;
+    for (size_t i = 0; i < bucket_count; i++)
+        for (struct entry *e = buckets[i]; e; e = e->next) len += 8 + e->key_len + e->value_len;
+    if (!reserve(&saved, &saved_capacity, len)) return 0;
+    uint8_t *out = saved;
+    append(&out, magic, sizeof magic);
+    append(&out, &counter, sizeof counter);
+    append(&out, &count, sizeof count);
+    for (size_t i = 0; i < bucket_count; i++) {
+        for (struct entry *e = buckets[i]; e; e = e->next) {
+            append(&out, &e->key_len, 4);
+            append(&out, &e->value_len, 4);
+            append(&out, e->key, e->key_len);
+            append(&out, e->value, e->value_len);
+        }
+    }
+    return packed(saved, len);
+}
+
+/* 0, or which part of what was saved is not as it should be. */
+static int32_t load_all(struct slice in) {
+    char found[sizeof magic];
+    uint64_t count;
+    if (!take(&in, found, sizeof found) || memcmp(found, magic, sizeof magic) != 0) return 1;
+    if (!take(&in, &counter, sizeof counter) || !take(&in, &count, sizeof count)) return 2;
+    while (count--) {
+        uint32_t key_len, value_len;
+        if (!take(&in, &key_len, 4) || !take(&in, &value_len, 4)) return 3;
+        if (key_len == 0 || key_len > KEY_BYTES_MAX || value_len > VALUE_BYTES_MAX) return 4;
+        struct slice key = sub(in, 0, key_len), value = sub(in, key_len, (size_t)key_len + value_len);
+        if (key.len != key_len || value.len != value_len) return 5;
+        if (put(key, value) != PUT_CREATED) return 6;
+        in = sub(in, (size_t)key_len + value_len, in.len);
+    }
+    return in.len ? 7 : 0;
+}
+
 /* ---- the ABI ---- */
 
 /* Runs once in the service's life, at its first start and never after a move. */
@@ -373,7 +434,8 @@ __attribute__((constructor)) static void start(void) {
 }
 
 EXPORT("wayfare_buffer") uint8_t *buffer(uint32_t len) {
-    if (len > REQUEST_BYTES_MAX || !reserve(&request_buffer, &request_capacity, len ? len : 1)) return NULL;
+    /* What another version saved may be longer than a request. */
+    if (!reserve(&request_buffer, &request_capacity, len ? len : 1)) return NULL;
     return request_buffer;
 }
 
@@ -385,5 +447,16 @@ EXPORT("wayfare_handle") uint64_t handle(uint32_t len) {
     if (starts_with(request.path, TEXT("/k/"))) return handle_key(&request);
     if (equal(request.path, TEXT("/count"))) return handle_count(&request);
     if (equal(request.path, TEXT("/digest"))) return handle_digest(&request);
-    return SAY("404 Not Found", "there are /k/<key>, /count and /digest\n");
+    if (equal(request.path, TEXT("/version"))) return SAY("200 OK", "kv version 1\n");
+    return SAY("404 Not Found", "there are /k/<key>, /count, /digest and /version\n");
+}
+
+EXPORT("wayfare_save") uint64_t save(void) { return save_all(); }
+
+EXPORT("wayfare_load") int32_t load(uint32_t len) {
+    int32_t result = len > request_capacity ? 1 : load_all((struct slice){request_buffer, len});
+    free(request_buffer);
+    request_buffer = NULL;
+    request_capacity = 0;
+    return result;
 }

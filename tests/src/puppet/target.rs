@@ -1,5 +1,6 @@
 //! A cloud that a test plays: real homes offer it their services, and it believes what they say of the state.
 
+use tokio::sync::mpsc;
 use wayfare_net::Protocol;
 use wayfare_protocol::{
     advert::Advert,
@@ -14,11 +15,12 @@ use wayfare_protocol::{
     suite::Dalek,
     transfer::{RecordKind, SealedRecord, StateFrame},
     trust::{Certificate, Receiver, Role, Signed, TrustBundle},
+    wire::Frame as _,
 };
 
 use crate::{
     hand::{CAPACITY, Realm, claim, entropy, now},
-    peer::{Doorstep, Line, Peer},
+    peer::{Doorstep, Line, Peer, within},
     real::Authority,
 };
 
@@ -31,7 +33,7 @@ pub struct PuppetTarget {
     certificate: Certificate,
     bundle: TrustBundle,
     migrate: Doorstep,
-    state: Doorstep,
+    records: mpsc::Receiver<(HostId, Vec<SealedRecord>)>,
 }
 
 /// What the puppet would answer to a 4.
@@ -50,8 +52,8 @@ impl PuppetTarget {
         let peer = Peer::start(seed).await;
         let signed = authority.enrol(&peer, name, Role::Cloud).await;
         let realm = authority.realm().clone();
-        let (migrate, state) = (peer.accept(Protocol::Migrate), peer.accept(Protocol::State));
-        Self { certificate: claim(&signed), bundle: realm.bundle(), realm, signed, migrate, state, peer }
+        let (migrate, records) = (peer.accept(Protocol::Migrate), take_records(peer.accept(Protocol::State)));
+        Self { certificate: claim(&signed), bundle: realm.bundle(), realm, signed, migrate, records, peer }
     }
 
     /// An advert as of now.
@@ -90,16 +92,36 @@ impl PuppetTarget {
 
     /// Takes all records that `from` sends.
     pub async fn records(&mut self, from: HostId) -> Vec<SealedRecord> {
-        let mut line = self.state.line(from).await;
-        let mut records = Vec::new();
-        loop {
-            if let StateFrame::Record(record) = line.hear().await {
-                let last = record.kind == RecordKind::End;
-                records.push(record);
-                if last {
+        let next = async {
+            loop {
+                let (host, records) = self.records.recv().await.unwrap();
+                if host == from {
                     return records;
                 }
             }
-        }
+        };
+        within("records", next).await
     }
+}
+
+/// Takes every state stream, as a source opens one ahead for each attempt; hands on what ends with `End`.
+fn take_records(mut doorstep: Doorstep) -> mpsc::Receiver<(HostId, Vec<SealedRecord>)> {
+    let (sender, receiver) = mpsc::channel(8);
+    tokio::spawn(async move {
+        while let Some((host, line)) = doorstep.next().await {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let (mut reader, _writer) = line.split();
+                let mut records: Vec<SealedRecord> = Vec::new();
+                while records.last().is_none_or(|record| record.kind != RecordKind::End) {
+                    let Ok(bytes) = reader.read().await else { return };
+                    if let Ok(StateFrame::Record(record)) = StateFrame::from_bytes(&bytes) {
+                        records.push(record);
+                    }
+                }
+                drop(sender.send((host, records)).await);
+            });
+        }
+    });
+    receiver
 }

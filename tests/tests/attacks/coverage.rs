@@ -76,7 +76,7 @@ const FRAMES: &[(&str, u8, &[&str])] = &[
     ("registry", 49, &["Found"]),
     ("registry", 53, &["Recovering"]),
     ("registry", 54, &["ShownFrame", "Shown"]),
-    ("registry", 55, &["Order"]),
+    ("registry", 55, &["OrderFrame", "Order"]),
     ("registry", 56, &["OrderDone"]),
     ("registry", 57, &["OrderState"]),
     ("registry", 58, &["Tombstone"]),

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 mod logs;
 mod metrics;
+mod update;
 
 const NODE: &str = env!("CARGO_BIN_EXE_wayfare-under-test");
 const REGISTRY: &str = env!("CARGO_BIN_EXE_wayfare-registry-under-test");

@@ -12,7 +12,7 @@ mod services;
 
 pub(super) use node::{Init, Run};
 pub(super) use operate::{Completions, Doctor, Drain};
-pub(super) use orders::{Give, Remove, Start, Stop};
+pub(super) use orders::{Give, Remove, Start, Stop, Update};
 pub(super) use services::{Deploy, Durability, Language, Logs, Migrations, Move, New, Trace, Why};
 
 /// Services that follow their users from cloud to cloud.
@@ -57,6 +57,8 @@ pub(super) enum Command {
     Stop(Stop),
     /// Start a service that was stopped
     Start(Start),
+    /// Update a service's code or its terms; it keeps its state and its clients
+    Update(Update),
     /// Remove a service, its state and its name
     Remove(Remove),
     /// List the clouds that advertise, as this node knows them

@@ -4,38 +4,57 @@ use super::harness::{Node, Sent, Service, World, world};
 use crate::{
     ids::Epoch,
     limits::{CLOCK_SKEW, LEASE, ORDER_LIFETIME_MAX, REMOVED_ERA_GAP, TEXT_BYTES_MAX, lease_counted},
+    manifest::{Durability, Manifest},
     migration::messages::{Found, Lookup, RegistryFrame},
-    order::{Action, Order, OrderDone, OrderState, Outcome},
-    registry::{Event, mark_restored},
+    order::{Action, Order, OrderDone, OrderFrame, OrderState, Outcome},
+    registry::{AbortCause, Event, mark_restored},
     reject::Reject,
     suite::Secret,
     time::{Micros, Timestamp},
-    trust::Signed,
+    trust::Receiver,
 };
 
 const STOP: Action = Action::Stop;
 
-fn order(world: &World, service: &Service, action: Action, edit: impl FnOnce(&mut Order)) -> Signed<Order> {
+fn order(world: &World, service: &Service, action: Action, edit: impl FnOnce(&mut Order)) -> OrderFrame {
     let expiry = world.now.wall + Micros::from_secs(600);
     let mut order = Order { service: service.id, action, sequence: world.now.wall.0, expiry };
     edit(&mut order);
-    world.to_registry(&service.owner, &order)
+    OrderFrame {
+        order: world.to_registry(&service.owner, &order),
+        manifest: None,
+        addresses: vec!["/dns/x".to_owned()],
+    }
 }
 
-fn frame(order: &Signed<Order>) -> RegistryFrame {
-    RegistryFrame::Order(order.clone())
+fn frame(frame: &OrderFrame) -> RegistryFrame {
+    RegistryFrame::Order(frame.clone())
+}
+
+fn update(
+    world: &World,
+    service: &Service,
+    edit: impl FnOnce(&mut Manifest),
+    edit_order: impl FnOnce(&mut Order),
+) -> OrderFrame {
+    let mut manifest = world.manifest(&service.owner, "kv");
+    manifest.version = 2;
+    edit(&mut manifest);
+    let signed = world.sign(&service.owner, Receiver::Anyone, &manifest);
+    let action = Action::Update { manifest: signed.hash(), keep: true, from: world.registry.host() };
+    OrderFrame { manifest: Some(signed), ..order(world, service, action, edit_order) }
 }
 
 fn report(
     world: &World,
     service: &Service,
-    of: &Signed<Order>,
+    of: &OrderFrame,
     outcome: Outcome,
     edit: impl FnOnce(&mut OrderDone),
 ) -> RegistryFrame {
     let ids = world.registry.tables.tombstones.get(service.id).and_then(|row| row.placement.clone());
     let ids = ids.as_ref().or_else(|| world.registry.placement(service.id)).unwrap().ids();
-    let mut done = OrderDone { ids, order: of.hash(), outcome };
+    let mut done = OrderDone { ids, order: of.order.hash(), outcome };
     edit(&mut done);
     RegistryFrame::OrderDone(world.to_registry(&service.key, &done))
 }
@@ -89,6 +108,9 @@ fn only_the_owner_orders_once_in_time_and_at_its_registry() {
     world.refused(&fjord, &frame(&foreign), Reject::UnknownRegistry);
     let unknown = order(&world, &service, STOP, |order| order.service.unique[0] ^= 1);
     world.refused(&fjord, &frame(&unknown), Reject::UnknownService);
+    let mut long = order(&world, &service, STOP, |_| ());
+    long.addresses = vec!["x".repeat(TEXT_BYTES_MAX + 1)];
+    world.refused(&fjord, &frame(&long), Reject::FieldTooLong);
     let first = order(&world, &service, STOP, |order| order.sequence = 7);
     world.ok(&fjord, &frame(&first));
     for sequence in [6, 7] {
@@ -114,8 +136,69 @@ fn only_the_owner_orders_once_in_time_and_at_its_registry() {
     world.refused(&home, &later, Reject::WrongEpoch);
 }
 
+#[test]
+fn an_update_changes_the_record_when_its_host_says_that_it_serves_it() {
+    let (mut world, mut service, home, fjord, _) = world();
+    let before = world.registry.placement(service.id).unwrap().clone();
+    let new = update(&world, &service, |manifest| manifest.code.0[0] ^= 1, |_| ());
+    let digest = new.manifest.as_ref().unwrap().hash();
+    world.ok(&fjord, &frame(&new));
+    assert_eq!(world.registry.placement(service.id), Some(&before), "not yet");
+    let stop = order(&world, &service, STOP, |order| order.sequence += 1);
+    world.refused(&fjord, &frame(&stop), Reject::Conflict);
+    // A move that was allowed and not consented to is off.
+    world.allowed(&mut service, &home, &fjord);
+    world.ok(&home, &report(&world, &service, &new, Outcome::Done, |_| ()));
+    let after = world.registry.placement(service.id).unwrap().clone();
+    assert_eq!((after.manifest, after.epoch, after.key), (digest, before.epoch, before.key));
+    assert!(world.events.iter().any(|event| matches!(event, Event::Aborted { cause: AbortCause::Superseded, .. })));
+    let found = world.ask(&fjord, &RegistryFrame::Lookup(Lookup::Id(service.id)));
+    let RegistryFrame::Found(Found { service: Some((placement, manifest)), .. }) = found else { panic!() };
+    assert_eq!((manifest.hash(), placement.unverified().unwrap().manifest), (digest, digest));
+    world.restart();
+    world.moved(&mut service, &home, &fjord);
+    assert_eq!(world.registry.placement(service.id).unwrap().manifest, digest);
+    world.ok(&fjord, &frame(&order(&world, &service, STOP, |order| order.sequence += 1)));
+}
+
+#[test]
+fn an_update_that_is_refused_changes_nothing_but_a_host_that_succeeds_after_all_counts() {
+    let (mut world, service, home, fjord, _) = world();
+    let before = world.registry.placement(service.id).unwrap().clone();
+    let new = update(&world, &service, |_| (), |_| ());
+    world.ok(&fjord, &frame(&new));
+    let refused = Outcome::Refused("state_refused".to_owned());
+    world.ok(&home, &report(&world, &service, &new, refused.clone(), |_| ()));
+    assert_eq!(state(&world.ok(&fjord, &frame(&new))).outcome, Some(refused.clone()));
+    assert_eq!(world.registry.placement(service.id), Some(&before));
+    world.ok(&home, &report(&world, &service, &new, Outcome::Done, |_| ()));
+    assert_ne!(world.registry.placement(service.id), Some(&before));
+    world.ok(&home, &report(&world, &service, &new, refused, |_| ()));
+    assert_eq!(state(&world.ok(&fjord, &frame(&new))).outcome, Some(Outcome::Done), "it has happened");
+}
+
+#[test]
+fn an_update_needs_a_newer_manifest_of_the_same_service_that_allows_its_host() {
+    let (mut world, service, _, fjord, _) = world();
+    let mut refuse = |edit: &dyn Fn(&mut Manifest), reject| {
+        let new = update(&world, &service, edit, |_| ());
+        world.refused(&fjord, &frame(&new), reject);
+    };
+    refuse(&|manifest| manifest.version = 1, Reject::OldVersion);
+    refuse(&|manifest| manifest.allowed_regions = vec!["nowhere".to_owned()], Reject::PolicyForbids);
+    refuse(&|manifest| manifest.durability = Durability::Memory, Reject::WrongManifest);
+    refuse(&|manifest| manifest.name = "other".to_owned(), Reject::WrongManifest);
+    let mut without = update(&world, &service, |_| (), |_| ());
+    let signed = without.manifest.take();
+    world.refused(&fjord, &frame(&without), Reject::WrongManifest);
+    let forger = Service { owner: Secret::new([66; 32]), ..service.clone() };
+    let forged = update(&world, &forger, |_| (), |_| ()).manifest;
+    world.refused(&fjord, &frame(&OrderFrame { manifest: forged, ..without.clone() }), Reject::WrongManifest);
+    world.ok(&fjord, &frame(&OrderFrame { manifest: signed, ..without }));
+}
+
 /// A service that moved to fjord and was removed; the order.
-fn removed() -> (World, Service, Node, Node, Signed<Order>) {
+fn removed() -> (World, Service, Node, Node, OrderFrame) {
     let (mut world, mut service, home, fjord, _) = world();
     world.moved(&mut service, &home, &fjord);
     let remove = order(&world, &service, Action::Remove, |_| ());

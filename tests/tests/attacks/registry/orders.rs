@@ -2,8 +2,9 @@
 
 use wayfare_protocol::{
     migration::messages::*,
-    order::{Action, Order, OrderDone, OrderState, Outcome, Tombstone},
+    order::{Action, Order, OrderDone, OrderFrame, OrderState, Outcome, Tombstone},
     reject::Reject,
+    suite::{Dalek, Secret, Suite},
     time::{Micros, Timestamp},
     trust::{Receiver, Signed},
     wire::{Frame, Wire},
@@ -13,13 +14,15 @@ use wayfare_tests::{
         Expect::{self, Free},
         Table, ids, service,
     },
-    hand::{claim, now},
+    hand::{claim, now, placement_key},
     rows,
     shot::{Shot, Signer, misshapen, thief},
 };
 
 use super::{Bench, membership::OWNERS};
 use crate::coverage::{Covered, covers};
+
+const SIGNED: Expect = Free("a table of its own");
 
 fn order() -> Table<Order> {
     rows!(Order {
@@ -32,6 +35,14 @@ fn order() -> Table<Order> {
     .but("service.registry", Reject::UnknownRegistry)
     .raw("service.registry", Reject::UnknownRegistry)
     .raw("service.unique", Reject::UnknownService)
+}
+
+fn order_frame() -> Table<OrderFrame> {
+    rows!(OrderFrame {
+        order = |_| () => SIGNED;
+        manifest = |_| () => SIGNED;
+        addresses = |list| list.push("x".repeat(200)) => Reject::FieldTooLong;
+    })
 }
 
 fn order_done() -> Table<OrderDone> {
@@ -66,11 +77,21 @@ pub(crate) fn covered() -> Vec<Covered> {
         order => Free("the registry's answer: never taken from anybody");
         outcome = |_| () => Free("the same");
     });
-    vec![covers(to, &order()), covers(to, &order_done()), covers(to, &tombstone()), covers(to, &state)]
+    vec![
+        covers(to, &order()),
+        covers(to, &order_frame()),
+        covers(to, &order_done()),
+        covers(to, &tombstone()),
+        covers(to, &state),
+    ]
+}
+
+fn wrap(order: Signed<Order>) -> OrderFrame {
+    OrderFrame { order, manifest: None, addresses: vec![] }
 }
 
 fn bytes(order: Signed<Order>) -> Vec<u8> {
-    RegistryFrame::Order(order).to_bytes()
+    RegistryFrame::Order(wrap(order)).to_bytes()
 }
 
 /// An order of now.
@@ -85,7 +106,7 @@ fn owner(bench: &Bench) -> Signer {
 }
 
 /// Gives an order honestly; its state.
-async fn give(bench: &mut Bench, frame: &Signed<Order>) -> OrderState {
+async fn give(bench: &mut Bench, frame: &OrderFrame) -> OrderState {
     let answer = bench.ask(|bench| &bench.gateway, &RegistryFrame::Order(frame.clone())).await;
     let RegistryFrame::OrderState(state) = answer else { panic!("not taken: {answer:?}") };
     state
@@ -95,34 +116,42 @@ async fn give(bench: &mut Bench, frame: &Signed<Order>) -> OrderState {
 async fn orders() {
     let mut bench = Bench::start(40).await;
     bench.register().await;
-    let stop = owner(&bench).sign(&base(&bench, Action::Stop));
+    let stop = wrap(owner(&bench).sign(&base(&bench, Action::Stop)));
     let given = give(&mut bench, &stop).await;
     assert_eq!(given, give(&mut bench, &stop).await, "the same bytes get the same answer");
 
     let honest = base(&bench, Action::Stop);
     let mut shots = owner(&bench).shots(&order(), || honest.clone(), bytes, Reject::WrongOwner);
     let frame = RegistryFrame::Order(stop.clone());
-    shots.extend(misshapen(&frame, <Signed<Order>>::LIMIT));
+    shots.extend(misshapen(&frame, OrderFrame::LIMIT));
     let state = RegistryFrame::OrderState(given.clone());
     shots.extend(super::not_for_a_registry(vec![state]));
+    for row in order_frame().0 {
+        let mut altered = stop.clone();
+        (row.edit)(&mut altered);
+        if altered != stop {
+            shots.extend(Shot::expecting(row.field.clone(), RegistryFrame::Order(altered).to_bytes(), row.resigned));
+        }
+    }
     bench.fire(|bench| &bench.gateway, shots).await;
     let unknown = Shot::frame("ORDER by somebody not enrolled", &frame, Reject::NotEnrolled);
     bench.fire(|bench| &bench.stranger, vec![unknown]).await;
 
     reports(&mut bench, &stop).await;
+    updates(&mut bench).await;
     removal(&mut bench).await;
     bench.close().await;
 }
 
-async fn done(bench: &mut Bench, order: &Signed<Order>, outcome: Outcome) -> (OrderDone, Signer) {
+async fn done(bench: &mut Bench, order: &OrderFrame, outcome: Outcome) -> (OrderDone, Signer) {
     let mut line = bench.line(|bench| &bench.home).await;
     line.say(&RegistryFrame::Lookup(Lookup::Name("kv".to_owned()))).await;
     let found = line.wait_for(|frame| if let RegistryFrame::Found(found) = frame { Some(found) } else { None }).await;
     let placement = claim(&found.service.unwrap().0);
-    (OrderDone { ids: placement.ids(), order: order.hash(), outcome }, bench.service.to_registry())
+    (OrderDone { ids: placement.ids(), order: order.order.hash(), outcome }, bench.service.to_registry())
 }
 
-async fn reports(bench: &mut Bench, stop: &Signed<Order>) {
+async fn reports(bench: &mut Bench, stop: &OrderFrame) {
     let (base, signer) = done(bench, stop, Outcome::Done).await;
     let wrap = |signed| RegistryFrame::OrderDone(signed).to_bytes();
     let honest = RegistryFrame::OrderDone(signer.sign(&base));
@@ -148,9 +177,32 @@ async fn say(bench: &mut Bench, frame: &RegistryFrame) {
     bench.range.accepted(frame.name()).await;
 }
 
+async fn updates(bench: &mut Bench) {
+    let realm = bench.authority.realm().clone();
+    let from = bench.home.host;
+    let with = |bench: &Bench, version: u32, secret: &Secret| {
+        let manifest = wayfare_protocol::manifest::Manifest { version, ..bench.service.manifest.clone() };
+        let manifest = realm.signer(secret, Receiver::Anyone).sign(&manifest);
+        let action = Action::Update { manifest: manifest.hash(), keep: true, from };
+        OrderFrame { manifest: Some(manifest), ..wrap(owner(bench).sign(&base(bench, action))) }
+    };
+    let secret = bench.service.owner.clone();
+    let old = with(bench, bench.service.manifest.version, &secret);
+    let forged = with(bench, 2, &thief());
+    let mut without = with(bench, 3, &secret);
+    without.manifest = None;
+    let shot = |name: &str, frame, reject| Shot::frame(name, &RegistryFrame::Order(frame), reject);
+    let shots = vec![
+        shot("UPDATE to the same version", old, Reject::OldVersion),
+        shot("UPDATE to another's manifest", forged, Reject::WrongManifest),
+        shot("UPDATE without the manifest", without, Reject::WrongManifest),
+    ];
+    bench.fire(|bench| &bench.gateway, shots).await;
+}
+
 async fn removal(bench: &mut Bench) {
     let (ids, _) = bench.pinned().await;
-    let remove = owner(bench).sign(&base(bench, Action::Remove));
+    let remove = wrap(owner(bench).sign(&base(bench, Action::Remove)));
     let before = done(bench, &remove, Outcome::Done).await.0;
     let answer = bench.ask(|bench| &bench.gateway, &RegistryFrame::Order(remove.clone())).await;
     assert!(matches!(answer, RegistryFrame::OrderState(OrderState { outcome: None, .. })), "{answer:?}");
@@ -158,6 +210,8 @@ async fn removal(bench: &mut Bench) {
     let reclaim = Reclaim { ids, nonce: wayfare_tests::hand::nonce() };
     let reclaim = RegistryFrame::Reclaim(bench.service.to_registry().sign(&reclaim));
     let register = bench.register_frame(&bench.service.register());
+    let mut later = bench.service.manifest.clone();
+    later.version += 7;
     let shots = vec![
         Shot::frame("RECLAIM of a removed service", &reclaim, Reject::Removed),
         Shot::frame("REGISTER under a name that is still leased", &register, Reject::NotFree),
@@ -179,10 +233,11 @@ async fn removal(bench: &mut Bench) {
         service: bench.service.manifest.service,
         epoch: before.ids.epoch,
         version: 1,
-        order: remove.hash(),
+        order: remove.order.hash(),
         at: now().wall,
     };
     let signer = realm.signer(&thief(), Receiver::Anyone);
+    assert_eq!(placement_key(&thief()).0, Dalek::public_key(&thief()));
     let forged = RegistryFrame::Removed(signer.sign(&made));
     let forged = Shot::frame("a tombstone by a thief", &forged, Reject::BadSignature);
     bench.fire(|bench| &bench.home, vec![forged]).await;
