@@ -2,12 +2,15 @@
 
 use wayfare_protocol::{
     host::ImageId,
-    ids::Epoch,
+    ids::{Digest, Epoch, Nonce, ServiceId},
     limits::{ADVERT_INTERVAL, LEASE, lease_counted},
     manifest::Durability,
-    migration::messages::RegistryFrame,
-    order::{Action, Outcome},
+    migration::messages::{Recovering, RegistryFrame},
+    order::{Action, Order, Outcome, Tombstone},
+    reject::Reject,
+    suite::{Dalek, Secret},
     time::Micros,
+    trust::{Receiver, Signed},
     wire::Frame,
 };
 
@@ -59,6 +62,32 @@ fn a_stopped_service_executes_nothing_wherever_it_goes_and_whoever_crashes_until
     world.crash(alpha);
     world.pass(Micros::from_secs(1));
     assert_eq!(world.count(), "3");
+}
+
+#[test]
+fn a_drain_takes_stopped_services_along() {
+    let mut world = durable();
+    let service = world.deploy();
+    let (home, alpha, beta) = (world.named("home"), world.named("alpha"), world.named("beta"));
+    assert_eq!(world.count(), "1");
+    done(&mut world, service, Action::Stop);
+    let mut at = home;
+    for to in [alpha, beta] {
+        let other = if to == alpha { beta } else { alpha };
+        world.node(other).host.set_cordoned(true);
+        world.node(to).host.set_cordoned(false);
+        world.pass(ADVERT_INTERVAL);
+        // Also one that a restart has just taken up again.
+        world.crash(at);
+        world.node(at).host.start_drain();
+        world.pass(Micros::from_secs(5));
+        let now = world.now;
+        assert_eq!(world.node(at).host.drain_view(now).left, []);
+        assert_eq!((world.instances(), world.count()), (vec![to], STOPPED.to_owned()));
+        at = to;
+    }
+    done(&mut world, service, Action::Start);
+    assert_eq!(world.count(), "2");
 }
 
 #[test]
@@ -200,6 +229,79 @@ fn a_host_that_was_away_learns_of_the_removal_when_it_comes_back_and_the_name_wa
     world.crash(home);
     world.pass(Micros::from_secs(1));
     assert!(world.instances().is_empty());
+}
+
+#[test]
+fn a_restored_registry_is_shown_tombstones_also_after_a_crash() {
+    use std::{cell::RefCell, rc::Rc};
+    let mut world = durable();
+    let service = world.deploy();
+    let (home, registry) = (world.named("home"), world.registry.host());
+    done(&mut world, service, Action::Remove);
+    let epoch = world.registry.tombstone(service).unwrap().epoch;
+    for crashes in [false, true] {
+        if crashes {
+            world.crash(home);
+        }
+        let shown = Rc::new(RefCell::new(Vec::new()));
+        let heard = Rc::clone(&shown);
+        world.loses = Box::new(move |message| {
+            let Message::Registry { to, frame, .. } = message else { return false };
+            if let RegistryFrame::Removed(tombstone) = frame {
+                heard.borrow_mut().push(tombstone.unverified().unwrap());
+            }
+            *to == registry
+        });
+        let frame = RegistryFrame::Recovering(Recovering { nonce: Nonce([1; 16]) });
+        world.deliver(Message::Registry { from: registry, to: home, frame });
+        world.settle();
+        let shown: Vec<_> = shown.borrow().iter().map(|tombstone| (tombstone.service, tombstone.epoch)).collect();
+        assert_eq!(shown, [(service, epoch)]);
+    }
+}
+
+#[test]
+fn a_host_obeys_the_owner_alone_once_and_deletes_at_its_registrys_word_only() {
+    let mut world = durable();
+    let service = world.deploy();
+    let (home, now, id) = (world.named("home"), world.now, service.registry);
+    done(&mut world, service, Action::Stop);
+    let old = world.order(service, Action::Start).unverified().unwrap();
+    done_later(&mut world, service);
+    let (owner, thief) = (&world::OWNER, Secret::new([66; 32]));
+    let order = Order { sequence: now.wall.0 + 60_000_000, ..old.clone() };
+    let to = Receiver::Registry(id);
+    let elsewhere = Order { service: ServiceId { unique: [5; 16], ..service }, ..order.clone() };
+    let tombstone =
+        Tombstone { service, epoch: Epoch { era: 9, hop: 0 }, version: 9, order: Digest([1; 32]), at: now.wall };
+    let orders = [
+        ("another owner's key", Signed::sign::<Dalek>(&thief, id, to, &order), Reject::BadSignature),
+        ("for a host", Signed::sign::<Dalek>(owner, id, Receiver::Host(home), &order), Reject::BadSignature),
+        ("of another service", Signed::sign::<Dalek>(owner, id, to, &elsewhere), Reject::UnknownService),
+    ];
+    let mut frames: Vec<_> =
+        orders.into_iter().map(|(what, signed, reject)| (what, RegistryFrame::Order(signed), reject)).collect();
+    let forged = Signed::sign::<Dalek>(&thief, id, Receiver::Anyone, &tombstone);
+    frames.push(("a thief's tombstone", RegistryFrame::Removed(forged), Reject::BadSignature));
+    let by_owner = Signed::sign::<Dalek>(owner, id, Receiver::Anyone, &tombstone);
+    frames.push(("the owner's own tombstone", RegistryFrame::Removed(by_owner), Reject::BadSignature));
+    for (what, frame, reject) in frames {
+        let mut rng = seeded::Seeded(3);
+        let host = &mut world.node(home).host;
+        assert_eq!(host.handle_registry_frame(now, id, &frame.to_bytes(), &mut rng), Err(reject), "{what}");
+        assert!(world.instances() == [home] && world.node(home).host.is_stopped(service), "{what}");
+    }
+    // An old one of the owner's own: answered, and not carried out.
+    let frame = RegistryFrame::Order(Signed::sign::<Dalek>(owner, id, to, &old));
+    let host = &mut world.node(home).host;
+    assert_eq!(host.handle_registry_frame(now, id, &frame.to_bytes(), &mut seeded::Seeded(3)), Ok(()));
+    assert!(world.node(home).host.is_stopped(service));
+}
+
+/// Stops it a second time, later.
+fn done_later(world: &mut World, service: ServiceId) {
+    world.pass(Micros::from_secs(1));
+    done(world, service, Action::Stop);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::{
     migration::messages::{
         Answer, Decision, Found, Granted, Lease, Lookup, Placement, Register, RegisterFrame, RegistryFrame, Renew,
     },
+    order::Tombstone,
     reject::{Guards, Reject, ensure},
     suite::{Suite, fresh16},
     time::{Instant, Micros, Now},
@@ -80,6 +81,11 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     /// The record of one service.
     pub fn placement(&self, service: ServiceId) -> Option<&Placement> {
         self.tables.services.get(service).map(|record| &record.placement)
+    }
+
+    /// What a service that was removed has left.
+    pub fn tombstone(&self, service: ServiceId) -> Option<&Tombstone> {
+        self.tables.tombstones.get(service).map(|row| &row.tombstone)
     }
 
     /// When the holder's lease has certainly ended.

@@ -64,6 +64,8 @@ pub const BREAKS: &[Break] = &[
     rule("resources-not-released", Rule::FreeResources, 10),
     rule("duplicate-record", Rule::RecordOnce, 200),
     rule("response-before-log", Rule::LogBeforeReply, 120),
+    rule("name-before-lease", Rule::LeaseBeforeName, 30),
+    rule("stopped-executes", Rule::StoppedIsStill, 30),
 ];
 
 impl Break {

@@ -13,12 +13,14 @@ use wayfare_protocol::{
     limits::{DEPARTED_MAX, FINISHED_MAX, HALF_OPEN_MAX, QUEUED_REQUESTS_MAX, SERVICES_MAX},
     manifest::{Durability, Resources},
     migration::messages::{MigrateFrame, RegistryFrame},
+    registry::Registry,
     reject::Guards,
     time::Micros,
 };
 
 use super::{
     guest::{Guest, Name, Response},
+    memo::Memo,
     node::Machine,
     world::World,
 };
@@ -58,12 +60,39 @@ pub(super) struct Service {
     pub(super) acked: BTreeMap<u64, (Name, Digest)>,
     /// It was in memory only, and a crash took it.
     pub(super) excused: bool,
+    /// Its host has said that it is stopped, and its owner has ordered nothing else since.
+    pub(super) stopped: bool,
+    /// Its owner was told that its removal is over, and has not deployed it again.
+    pub(super) gone: bool,
+    /// The last epoch of those that the Registry has ended by a removal.
+    pub(super) buried: Option<Epoch>,
+    /// Under which epoch a new instance started, by what it read as it did.
+    births: BTreeMap<u64, Epoch>,
 }
 
 impl Service {
-    pub(super) const fn new(id: ServiceId, name: String, durability: Durability, required: Resources) -> Self {
+    pub(super) fn new(id: ServiceId, name: String, durability: Durability, required: Resources) -> Self {
         let told = Epoch { era: 0, hop: 0 };
-        Self { id, name, durability, required, record: None, told, acked: BTreeMap::new(), excused: false }
+        let (acked, births) = (BTreeMap::new(), BTreeMap::new());
+        let (record, buried) = (None, None);
+        let (excused, stopped, gone) = (false, false, false);
+        Self { id, name, durability, required, record, told, acked, excused, stopped, gone, buried, births }
+    }
+
+    /// Its owner was told that it is removed.
+    pub(super) fn ends(&mut self) {
+        (self.record, self.excused, self.stopped, self.gone) = (None, false, false, true);
+    }
+
+    /// Its owner deploys another one under its name.
+    pub(super) fn begins_again(&mut self) {
+        self.gone = false;
+        self.acked.clear();
+    }
+
+    /// Whether this epoch ended with a removal.
+    pub(super) fn is_buried(&self, epoch: Epoch) -> bool {
+        self.buried.is_some_and(|buried| epoch <= buried)
     }
 }
 
@@ -88,7 +117,7 @@ pub(super) struct Checker {
     /// Who consented to leave: the host, the stay, the attempt.
     consented: BTreeSet<(usize, Stay, MigrationId)>,
     /// Who promised to hold what.
-    held: BTreeSet<(usize, MigrationId)>,
+    held: BTreeMap<(usize, MigrationId), Stay>,
     captured: BTreeMap<MigrationId, Guest>,
     /// What each cloud last said it has free.
     pub(super) free: BTreeMap<usize, Resources>,
@@ -113,12 +142,19 @@ impl Checker {
         self.refused.remove(&(service, name));
     }
 
-    pub(super) fn close(&mut self, gateway: usize, ticket: Ticket, end: End) -> Option<(Name, usize, usize)> {
+    /// How a question ended; `explained`: not answered, and rightly so.
+    pub(super) fn close(
+        &mut self,
+        gateway: usize,
+        ticket: Ticket,
+        end: End,
+        explained: bool,
+    ) -> Option<(Name, usize, usize)> {
         let (name, service, client) = self.open.remove(&(gateway, ticket))?;
         if end == End::Refused {
             self.refused.insert((service, name));
         }
-        if end != End::Answered && self.last_questions && !self.services[service].excused {
+        if end != End::Answered && !explained && self.last_questions && !self.services[service].excused {
             self.late.push(name);
         }
         Some((name, service, client))
@@ -158,9 +194,10 @@ impl Checker {
         self.services.iter().any(|service| service.record.is_none_or(|record| record.host == host))
     }
 
-    /// Of services that were not lost.
-    pub(super) fn waiting_for_served(&self) -> usize {
-        self.open.values().filter(|(_, service, _)| !self.services[*service].excused).count()
+    /// Questions that wait for an answer: to services that were not lost, of those that `fits` says, by service and client.
+    pub(super) fn waiting_for(&self, fits: impl Fn(usize, usize) -> bool) -> usize {
+        let served = |service: usize| !self.services[service].excused;
+        self.open.values().filter(|(_, service, client)| served(*service) && fits(*service, *client)).count()
     }
 
     /// From here on, a question that is not answered is a broken promise.
@@ -179,9 +216,27 @@ impl Checker {
         self.captured.insert(mig, guest);
     }
 
+    /// A new instance starts.
+    pub(super) fn born(&mut self, guest: &Guest, stay: Stay) {
+        for known in self.services.iter_mut().filter(|known| known.id == stay.0) {
+            known.births.insert(guest.birth(), stay.1);
+        }
+    }
+
+    /// The Registry has these on its disk: what is to be deleted.
+    pub(super) fn note_buried<G: Guards>(&mut self, registry: &Registry<Memo, G>) {
+        for known in &mut self.services {
+            known.buried = known.buried.max(registry.tombstone(known.id).map(|tombstone| tombstone.epoch));
+        }
+    }
+
+    pub(super) fn which(&self, gateway: usize, ticket: Ticket) -> Option<(usize, usize)> {
+        self.open.get(&(gateway, ticket)).map(|(_, service, client)| (*service, *client))
+    }
+
     /// This service may be lost: that was its owner's choice.
     pub(super) fn excuse(&mut self, service: ServiceId) {
-        for service in self.services.iter_mut().filter(|known| known.id == service) {
+        for service in self.services.iter_mut().filter(|known| known.id == service && !known.gone) {
             service.excused |= service.durability == Durability::Memory;
         }
     }
@@ -210,7 +265,7 @@ impl<G: Guards> World<G> {
             Entry::KeyMade { .. } => self.nodes[node].phases[1] = "checking",
             Entry::Held { ids, .. } => {
                 self.nodes[node].phases[1] = "held";
-                self.check.held.insert((node, ids.mig));
+                self.check.held.insert((node, ids.mig), (ids.service, ids.epoch));
                 self.check_held(node, ids.mig);
             }
             Entry::Sealed { service, epoch, .. } => self.note_sealed(node, (*service, *epoch)),
@@ -257,8 +312,10 @@ impl<G: Guards> World<G> {
     }
 
     pub(super) fn note_to_registry(&mut self, node: usize, frame: &RegistryFrame) {
-        if matches!(frame, RegistryFrame::Reclaim(_)) {
-            self.nodes[node].phases[0] = "undecided";
+        match frame {
+            RegistryFrame::Reclaim(_) => self.nodes[node].phases[0] = "undecided",
+            RegistryFrame::OrderDone(signed) => self.note_order_done(signed),
+            _ => {}
         }
     }
 
@@ -268,12 +325,13 @@ impl<G: Guards> World<G> {
         }
     }
 
-    /// An instance is deleted only when its host consented and the Registry moved the service.
+    /// An instance is deleted only when its host consented and the Registry moved the service, or its owner removed it.
     pub(super) fn check_discard(&mut self, node: usize, stay: Stay) {
         let consented = |(at, of, mig): &(usize, Stay, MigrationId)| {
             *at == node && *of == stay && self.check.decided.get(mig) == Some(&true)
         };
-        if !self.check.consented.iter().any(consented) {
+        let removed = self.check.service(stay.0).is_some_and(|known| known.is_buried(stay.1));
+        if !removed && !self.check.consented.iter().any(consented) {
             let name = self.nodes[node].name.clone();
             self.violate("a state is deleted only when its host consented and the Registry moved it", || {
                 format!("{name} deletes {} of epoch {}", stay.0, stay.1)
@@ -281,11 +339,13 @@ impl<G: Guards> World<G> {
         }
     }
 
-    /// What was promised to be held is deleted only when the Registry aborted the attempt.
+    /// What was promised to be held is deleted only when the Registry aborted the attempt, or the owner removed the service.
     pub(super) fn check_discard_incoming(&mut self, node: usize, mig: MigrationId) {
         // A restored Registry aborts what it does not know without a word.
         let aborted = self.check.was_restored || self.check.decided.get(&mig) == Some(&false);
-        if self.check.held.contains(&(node, mig)) && !aborted {
+        let held = self.check.held.get(&(node, mig)).copied();
+        let kept = held.is_some_and(|(id, epoch)| self.check.service(id).is_none_or(|known| !known.is_buried(epoch)));
+        if kept && !aborted {
             let name = self.nodes[node].name.clone();
             self.violate("a held state ends by the Registry's decision only", || format!("{name} deletes {mig}"));
         }
@@ -300,6 +360,7 @@ impl<G: Guards> World<G> {
 
     /// Just before a guest executes: on top of everything acknowledged, and nothing twice.
     pub(super) fn check_call(&mut self, node: usize, stay: Stay, request: &[u8]) {
+        self.check_not_stopped(node, stay.0, stay.1);
         let Some(service) = self.check.service(stay.0) else { return };
         let instance = self.nodes[node].as_host().and_then(|host| host.instances.get(&stay));
         let Some(guest) = instance.and_then(|instance| instance.guest.as_ref()) else { return };
@@ -344,7 +405,12 @@ impl<G: Guards> World<G> {
             self.violate("a response is that of its request", || format!("{name} got {}", response.name));
             return;
         }
-        let acked = &mut self.check.services[service].acked;
+        let known = &mut self.check.services[service];
+        if known.births.get(&response.birth).is_none_or(|epoch| known.is_buried(*epoch)) {
+            // Of a service that was removed since. What is deployed under its name begins without it.
+            return;
+        }
+        let acked = &mut known.acked;
         let before = acked.insert(response.index, (name, response.chain));
         if before.is_some_and(|before| before != (name, response.chain)) {
             self.violate("all responses are of one history", || {
@@ -395,7 +461,8 @@ impl<G: Guards> World<G> {
         let view = registry.recovery(clock.now(self.time));
         let recovers = view.is_some_and(|view| view.suspended > 0);
         let listens = view.is_some_and(|view| view.window_left > Micros::ZERO);
-        let mut fell = None;
+        let (mut fell, mut rose) = (None, None);
+        let was_restored = self.check.was_restored;
         self.check.recovers = recovers;
         for service in &mut self.check.services {
             let Some(placement) = registry.placement(service.id) else { continue };
@@ -406,6 +473,9 @@ impl<G: Guards> World<G> {
             if placement.epoch < service.told {
                 fell = Some((service.id, placement.epoch, service.told));
             }
+            if service.is_buried(placement.epoch) && registry.tombstone(service.id).is_some() && !was_restored {
+                rose = Some((service.id, placement.epoch));
+            }
             let until = registry.lease_until(service.id).unwrap_or_default();
             service.record = Some(Whereabouts {
                 host: placement.host,
@@ -414,6 +484,9 @@ impl<G: Guards> World<G> {
                 mig: placement.mig,
                 leased_until: clock.true_time(until),
             });
+        }
+        if let Some((service, epoch)) = rose {
+            self.violate("a name is given again behind the last epoch", || format!("{service} again of epoch {epoch}"));
         }
         if let Some((service, now, before)) = fell {
             self.violate("epochs only rise", || format!("{service}: {before} was known, the record says {now}"));
@@ -447,13 +520,17 @@ impl<G: Guards> World<G> {
     fn check_holder(&mut self, at: usize) {
         let service = &self.check.services[at];
         let Some(record) = service.record.filter(|_| !service.excused && !self.check.recovers) else { return };
+        if service.is_buried(record.epoch) {
+            return;
+        }
         let Some(node) = self.by_host.get(&record.host).copied() else { return };
         let stay = (service.id, record.epoch);
         let here = self.nodes[node].as_host().is_some_and(|host| {
             host.instances.contains_key(&stay)
                 || host.landing.get(&record.mig).is_some_and(|landing| landing.ready.is_some())
         });
-        if here || record.epoch == Epoch::FIRST {
+        // A new one may not have started yet.
+        if here || record.previous == record.host {
             return;
         }
         let super::node::Disk::Host(disk) = &self.nodes[node].disk else { return };
@@ -471,12 +548,17 @@ impl<G: Guards> World<G> {
 
     /// At most one host would execute or answer now.
     fn check_single(&mut self, at: usize) {
-        let id = self.check.services[at].id;
+        let (id, gone) = (self.check.services[at].id, self.check.services[at].gone);
         let mut serving = None;
         for node in 0..self.nodes.len() {
             let Machine::Host(host) = &self.nodes[node].machine else { continue };
             if !host.host.may_answer(self.now(node), id) {
                 continue;
+            }
+            if gone {
+                let name = self.nodes[node].name.clone();
+                self.violate("a removed service is served nowhere", || format!("{id} on {name}"));
+                return;
             }
             if let Some(other) = serving.replace(node) {
                 let names = [other, node].map(|node: usize| self.nodes[node].name.clone());

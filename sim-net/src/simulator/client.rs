@@ -12,6 +12,7 @@ use super::{
     event::Event,
     guest::{self, Name, Response},
     node::Machine,
+    owner::Wish,
     world::World,
 };
 
@@ -50,6 +51,10 @@ struct Question {
 impl Client {
     pub(super) const fn new(gateway: usize, manner: Manner) -> Self {
         Self { gateway, asked: 0, manner, waits: 0, unfinished: None }
+    }
+
+    pub(super) fn is_keyed(&self) -> bool {
+        self.manner == Manner::Keyed
     }
 }
 
@@ -125,14 +130,15 @@ impl<G: Guards> World<G> {
         }
     }
 
-    /// Questions under keys whose end is not known, to services that were not lost.
+    /// Questions under keys whose end is not known, to services that are to run and were not lost.
     pub(super) fn unfinished(&self) -> usize {
         let open = self.clients.iter().filter_map(|client| client.unfinished.as_ref());
-        open.filter(|question| !self.check.services[question.service].excused).count()
+        let waits = |service: usize| !self.check.services[service].excused && self.owners[service].wish == Wish::Runs;
+        open.filter(|question| waits(question.service)).count()
     }
 
     pub(super) fn answered(&mut self, gateway: usize, ticket: Ticket, response: &[u8]) {
-        let Some((name, service, client)) = self.check.close(gateway, ticket, End::Answered) else {
+        let Some((name, service, client)) = self.check.close(gateway, ticket, End::Answered, false) else {
             self.violate("a client is answered once", || format!("{ticket:?} again"));
             return;
         };
@@ -146,11 +152,19 @@ impl<G: Guards> World<G> {
     }
 
     pub(super) fn failed(&mut self, gateway: usize, ticket: Ticket, reason: &Failure) {
+        let (service, client) = self.check.which(gateway, ticket).unwrap_or_default();
+        let keyed = self.clients[client].is_keyed();
+        let explained = self.owners[service].explains(reason);
         let end = match reason {
+            // Under a key it may have been sent before: only the service knows, once it is started.
+            // And a refusal of the past that comes again, as none does on a real stream, says nothing of the present.
+            Failure::Stopped if keyed || self.plan.replays() => End::Unknown,
+            // By one that was removed, perhaps.
+            Failure::NoSuchService if self.owners[service].has_removed() => End::Unknown,
             Failure::NotExecuted(_) | Failure::NoSuchService | Failure::Stopped => End::Refused,
             Failure::Timeout | Failure::SessionLost | Failure::StillTrying | Failure::Refused(_) => End::Unknown,
         };
-        let Some((name, _, client)) = self.check.close(gateway, ticket, end) else {
+        let Some((name, _, client)) = self.check.close(gateway, ticket, end, explained) else {
             self.violate("a client is answered once", || format!("{ticket:?} again"));
             return;
         };

@@ -48,6 +48,8 @@ pub(super) enum Event {
     Ask { client: usize },
     /// Somebody wants a service elsewhere.
     Move { service: usize },
+    /// An owner wants something of its service, or waits to hear of it.
+    Owner { service: usize },
     /// A fault.
     Strike(Strike),
     /// A node that is down comes up.
@@ -76,6 +78,7 @@ impl<G: Guards> World<G> {
             Event::Accept { .. }
             | Event::Synced { .. }
             | Event::Move { .. }
+            | Event::Owner { .. }
             | Event::Strike(_)
             | Event::Restart { .. } => None,
         }
@@ -100,6 +103,7 @@ pub(super) fn label(event: &Event) -> (&'static str, &[u8]) {
         Event::Measured { .. } => ("measured", &[]),
         Event::Ask { .. } => ("asked", &[]),
         Event::Move { .. } => ("move", &[]),
+        Event::Owner { .. } => ("owner", &[]),
         Event::Strike(strike) => (strike.name(), &[]),
         Event::Restart { .. } => ("restart", &[]),
         Event::Wake { .. } => ("wake", &[]),

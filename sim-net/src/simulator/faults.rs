@@ -56,6 +56,8 @@ pub(super) struct Plan {
     pub(super) memory_ppm: u64,
     /// Which policy moves services by itself.
     pub(super) policy: wayfare_protocol::placement::Policy,
+    /// Mean time between the orders of a service's owner, µs. `None`: it gives none.
+    pub(super) order_us: Option<u64>,
     /// Which host an operator drains when nothing goes wrong any more: it must end empty.
     pub(super) drained: Option<usize>,
 }
@@ -158,6 +160,7 @@ impl Plan {
         if drains.one_in(3) {
             every.push((Strike::Drain, drains.magnitude(5 * SECOND, 40 * SECOND)));
         }
+        let mut orders = Rng::new(rng.clone().next() ^ 0x6f72_6465_7273);
         let sometimes = |rng: &mut Rng, low, high| if rng.one_in(2) { rng.magnitude(low, high) } else { 0 };
         let (homes, clouds) = (rng.range(1, 2) as usize, rng.range(2, 4) as usize);
         Self {
@@ -194,8 +197,16 @@ impl Plan {
             gateway_journal_scale: rng.magnitude(1, 1 << 18),
             memory_ppm: if rng.one_in(3) { 500_000 } else { 0 },
             policy: if rng.one_in(4) { Policy::Nearest } else { Policy::Never },
+            order_us: orders.one_in(3).then(|| orders.magnitude(SECOND, 15 * SECOND)),
             drained: drains.one_in(2).then(|| 1 + drains.index(homes + clouds)),
         }
+    }
+}
+
+impl Plan {
+    /// Whether frames of the past come again.
+    pub(super) fn replays(&self) -> bool {
+        self.every.iter().any(|(kind, _)| *kind == Strike::Replay)
     }
 }
 

@@ -27,6 +27,8 @@ impl<G: Guards> World<G> {
         let (now, peer, registry) = (self.now(node), self.nodes[from].host, self.bundle.anchors()[0].id);
         let Machine::Gateway(gateway) = &mut self.nodes[node].machine else { return };
         if kind == Kind::Registry {
+            self.note_answer(bytes);
+            let Machine::Gateway(gateway) = &mut self.nodes[node].machine else { return };
             // Whatever the Registry says, the stream stays.
             if let Ok(RegistryFrame::Found(found)) = RegistryFrame::from_bytes(bytes) {
                 let _ = gateway.handle_found(now, registry, &found);

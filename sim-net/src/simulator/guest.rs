@@ -41,6 +41,8 @@ pub(super) struct Response {
     /// The call's place in the list.
     pub(super) index: u64,
     pub(super) chain: Digest,
+    /// Which instance's history it is of.
+    pub(super) birth: u64,
 }
 
 impl Response {
@@ -48,9 +50,10 @@ impl Response {
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let (name, rest) = bytes.split_first_chunk::<8>()?;
         let (index, rest) = rest.split_first_chunk::<8>()?;
-        let (chain, _) = rest.split_first_chunk::<32>()?;
+        let (chain, rest) = rest.split_first_chunk::<32>()?;
+        let (birth, _) = rest.split_first_chunk::<8>()?;
         let (name, index) = (Name(u64::from_le_bytes(*name)), u64::from_le_bytes(*index));
-        Some(Self { name, index, chain: Digest(*chain) })
+        Some(Self { name, index, chain: Digest(*chain), birth: u64::from_le_bytes(*birth) })
     }
 }
 
@@ -78,7 +81,12 @@ impl Guest {
         Self { started: outside, list: Vec::new(), names: BTreeSet::new(), table: BTreeMap::new() }
     }
 
-    /// What it read as it started, for the log.
+    /// What it read as it started: no other instance did.
+    pub(super) const fn birth(&self) -> u64 {
+        self.started
+    }
+
+    /// The same, for the log.
     pub(super) fn started(&self) -> Vec<u8> {
         self.started.to_le_bytes().to_vec()
     }
@@ -111,6 +119,7 @@ impl Guest {
         let mut response = name.0.to_le_bytes().to_vec();
         response.extend_from_slice(&index.to_le_bytes());
         response.extend_from_slice(&chain.0);
+        response.extend_from_slice(&self.started.to_le_bytes());
         response.extend_from_slice(&before.to_le_bytes());
         response.extend_from_slice(&outside.to_le_bytes());
         Some(response)

@@ -107,6 +107,7 @@ impl<G: Guards> World<G> {
     pub(super) fn host_frame(&mut self, node: usize, kind: Kind, from: usize, bytes: &[u8]) {
         if kind == Kind::Registry {
             self.lie(node, bytes);
+            self.note_answer(bytes);
         }
         let (now, peer, registry) = (self.now(node), self.nodes[from].host, self.bundle.anchors()[0].id);
         let Self { nodes, rng, .. } = self;
@@ -201,6 +202,7 @@ impl<G: Guards> World<G> {
             }
             Effect::Execute { service, epoch, client, sequence, request } => {
                 self.check_execute(node, (service, epoch));
+                self.check_not_stopped(node, service, epoch);
                 let mean = self.plan.call_us;
                 self.task(node, (service, epoch), mean, Task::Call { client, sequence, request });
             }
@@ -310,6 +312,7 @@ impl<G: Guards> World<G> {
         match task {
             Task::Start => {
                 let guest = Guest::start(self.rng.next());
+                self.check.born(&guest, stay);
                 let inputs = guest.started();
                 self.set_guest(node, stay, guest);
                 self.started(node, stay, Ok(inputs));
@@ -379,8 +382,8 @@ impl<G: Guards> World<G> {
                 let (service, reason) = (*service, reason.clone());
                 self.violate("every instance runs", || format!("{service}: {reason}"));
             }
-            Told::DeployFailed(..)
-            | Told::LeaseEnded(..)
+            Told::DeployFailed(service, _) => self.deployment_failed(*service),
+            Told::LeaseEnded(..)
             | Told::AttemptEnded(..)
             | Told::Progress(_)
             | Told::Restoring(..)

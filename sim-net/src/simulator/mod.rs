@@ -4,7 +4,8 @@
 //! What runs is production code: `Host`, `Registry` and `Gateway` of `wayfare-protocol`, the sealing of state records, and the
 //! real cryptography with seeded keys. What is simulated is everything that the drivers do: clocks (`clock`), streams and
 //! gossip (`network`), disks (`disk`), the instances' threads and the state streams (`host`, `transfer`), the Registry's
-//! store (`registry`), the gateways (`gateway`), their clients and those who move services (`client`). One seeded
+//! store (`registry`), the gateways (`gateway`), their clients and those who move services (`client`),
+//! owners (`owner`). One seeded
 //! generator (`rng`) decides everything, beginning with the configuration and the faults (`faults`); `queue` and `world`
 //! are the engine. So a seed is a run, bit for bit, whose trace hash proves that.
 //!
@@ -49,6 +50,7 @@ mod images;
 mod memo;
 mod network;
 mod node;
+mod owner;
 mod queue;
 mod registry;
 mod rng;

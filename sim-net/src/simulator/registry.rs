@@ -81,6 +81,11 @@ impl<G: Guards> World<G> {
                 let (mig, cause) = (ids.mig, cause.name());
                 self.tell(node, |_| format!("aborts {mig}: {cause}"));
             }
+            Told::Removed { service, .. } => {
+                let name = self.check.service(*service).map(|known| known.name.clone());
+                self.tell(node, |_| format!("removes {}", name.unwrap_or_default()));
+                self.look_at_tombstones();
+            }
             other => self.tell(node, |_| format!("{other:?}").chars().take(120).collect()),
         }
     }

@@ -132,6 +132,7 @@ impl<G: Guards> World<G> {
             store.restore(rows);
         }
         self.check.restored();
+        self.remind_owners();
     }
 
     fn look_at(&self, node: usize) -> Node {

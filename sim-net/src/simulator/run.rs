@@ -2,7 +2,7 @@
 
 use wayfare_protocol::{reject::Guards, time::Micros};
 
-use super::{check::Violation, coverage::Coverage, memo, node::Machine, story::Story, world::World};
+use super::{check::Violation, coverage::Coverage, memo, node::Machine, owner::Wish, story::Story, world::World};
 
 /// What came of a seed.
 #[derive(Clone, Debug)]
@@ -155,8 +155,8 @@ impl<G: Guards> World<G> {
                 self.settle(gateway);
             }
         }
-        if self.fine() && !self.run_until(ANSWER_US, |world| world.check.waiting_for_served() == 0) {
-            let waiting = self.check.waiting_for_served();
+        if self.fine() && !self.run_until(ANSWER_US, |world| world.last_waiting() == 0) {
+            let waiting = self.last_waiting();
             self.violate("every client is answered", || format!("{waiting} last questions are not"));
         }
         if self.fine() {
@@ -164,12 +164,18 @@ impl<G: Guards> World<G> {
         }
         // Services that move by themselves go on doing so: some time there is a moment without a move.
         if self.fine() && !self.run_until(TIDY_US, |world| world.unsettled().is_none() && world.leftovers().is_none()) {
-            let what = self.leftovers().unwrap_or_default();
+            let what = self.leftovers().or_else(|| self.unsettled()).unwrap_or_default();
             self.violate("nothing is kept for a dead migration", || what);
         }
         if self.fine() {
             self.check_end();
         }
+    }
+
+    /// Questions that are to be answered in the end. Those under keys to services that are stopped come again and again.
+    fn last_waiting(&self) -> usize {
+        self.check
+            .waiting_for(|service, client| self.owners[service].wish == Wish::Runs || !self.clients[client].is_keyed())
     }
 
     /// What is still on the host that an operator drains, though there is room elsewhere: every other cloud has some.
@@ -206,18 +212,12 @@ impl<G: Guards> World<G> {
         if let Some(left) = self.not_drained() {
             return Some(left);
         }
-        for service in self.check.services.iter().filter(|service| !service.excused) {
-            let Some(record) = service.record else { return Some(format!("{} is not registered", service.name)) };
-            let node = self.by_host.get(&record.host).copied().unwrap_or(0);
-            let serves = self.nodes[node].as_host().is_some_and(|host| {
-                host.instances.get(&(service.id, record.epoch)).is_some_and(|instance| instance.guest.is_some())
-                    && host.host.may_answer(self.now(node), service.id)
-            });
-            if !serves {
-                return Some(format!("{} does not serve on {}", service.name, self.nodes[node].name));
-            }
+        if let Some(lacks) = (0..self.owners.len()).find_map(|at| self.unsatisfied(at)) {
+            return Some(lacks);
         }
-        let waiting = self.check.waiting_for_served() + self.unfinished();
+        // Others come again and again.
+        let runs = |service: usize, _| self.owners[service].wish == Wish::Runs;
+        let waiting = self.check.waiting_for(runs) + self.unfinished();
         if waiting > 0 {
             return Some(format!("{waiting} questions are not answered"));
         }

@@ -25,6 +25,7 @@ use super::{
     host::{HostDisk, HostNode},
     memo::Memo,
     node::{Disk, Machine, Node},
+    owner::{Owner, Wish},
     rng::Rng,
     story::Story,
     transfer::module_digest,
@@ -33,7 +34,7 @@ use super::{
 use crate::matrix::LatencyMatrix;
 
 /// The owner of all services.
-const OWNER: [u8; 32] = [9; 32];
+pub(super) const OWNER: [u8; 32] = [9; 32];
 /// Bytes of the code that services share two by two.
 const MODULE_BYTES: usize = 900;
 
@@ -179,9 +180,14 @@ impl<G: Guards> World<G> {
             let durability = if memory { Durability::Memory } else { Durability::Log };
             let required = Resources { cpu_millicores: 100, memory_bytes: 1 << 20, storage_bytes: 0, bandwidth_bps: 0 };
             self.check.services.push(Service::new(id, name, durability, required));
+            self.owners.push(Owner::new());
             self.queue.push(self.time + 1000 * at as u64, Event::Strike(Strike::Deploy(at)));
             let first = 2_000_000 + self.rng.wait(self.plan.move_us);
             self.queue.push(first, Event::Move { service: at });
+            if let Some(mean) = self.plan.order_us {
+                let first = 2_000_000 + self.rng.wait(mean);
+                self.queue.push(first, Event::Owner { service: at });
+            }
         }
         for gateway in 0..self.nodes.len() {
             if self.nodes[gateway].role != Some(Role::Gateway) {
@@ -198,21 +204,26 @@ impl<G: Guards> World<G> {
         }
     }
 
+    /// Where a service is deployed.
+    pub(super) fn home_of(&self, at: usize) -> Option<usize> {
+        let homes: Vec<usize> =
+            (0..self.nodes.len()).filter(|node| self.nodes[*node].role == Some(Role::Home)).collect();
+        homes.get(at % homes.len().max(1)).copied()
+    }
+
     /// The owner deploys a service at its home, and again until the Registry knows it.
     pub(super) fn deploy(&mut self, at: usize) {
-        if self.check.services[at].record.is_some() {
+        if self.check.services[at].record.is_some() || self.owners[at].wish == Wish::Removed {
             return;
         }
         self.queue.push(self.time + 1_000_000, Event::Strike(Strike::Deploy(at)));
-        let homes: Vec<usize> =
-            (0..self.nodes.len()).filter(|node| self.nodes[*node].role == Some(Role::Home)).collect();
-        let node = homes[at % homes.len()];
+        let Some(node) = self.home_of(at) else { return };
         let (owner, module, service) = (Secret::new(OWNER), module(at), &self.check.services[at]);
         let manifest = Manifest {
             service: service.id,
             name: service.name.clone(),
             owner: OwnerKey(Memo::public_key(&owner)),
-            version: 1,
+            version: self.owners[at].version,
             code: module_digest(&module),
             tos: ServiceType::Request,
             required: service.required,
@@ -259,6 +270,7 @@ impl<G: Guards> World<G> {
         let rows = store.durable().iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
         let registry = Registry::restore(config, self.now(node), rows).ok()?;
         // It may have crashed between deciding and saying so.
+        self.check.note_buried(&registry);
         for record in registry.migrations() {
             match record.state {
                 MigrationState::Live => {}

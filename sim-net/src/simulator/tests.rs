@@ -85,4 +85,6 @@ breaks_are_found! {
     finds_resources_that_are_not_released "resources-not-released",
     finds_duplicate_records "duplicate-record",
     finds_responses_before_the_log "response-before-log",
+    finds_names_given_before_the_lease_ends "name-before-lease",
+    finds_stopped_services_that_execute "stopped-executes",
 }

@@ -19,6 +19,7 @@ use super::{
     faults::Plan,
     network::{Conn, Frame, Kind, Links},
     node::{Disk, Machine, Node},
+    owner::Owner,
     queue::Queue,
     rng::Rng,
     rogue::Backup,
@@ -50,6 +51,8 @@ pub(super) struct World<G: Guards> {
     pub(super) conns: Vec<Conn>,
     pub(super) links: Links,
     pub(super) clients: Vec<Client>,
+    /// By service.
+    pub(super) owners: Vec<Owner>,
     pub(super) check: Checker,
     pub(super) story: Story,
     pub(super) coverage: Coverage,
@@ -86,6 +89,7 @@ impl<G: Guards> World<G> {
             conns: Vec::new(),
             links: Links::default(),
             clients: Vec::new(),
+            owners: Vec::new(),
             check: Checker::default(),
             story,
             coverage: Coverage::default(),
@@ -201,6 +205,7 @@ impl<G: Guards> World<G> {
             }
             Event::Ask { client } => self.handle_ask(client),
             Event::Move { service } => self.handle_move(service),
+            Event::Owner { service } => self.handle_owner(service),
             Event::Strike(strike) => self.handle_strike(strike),
             Event::Restart { node } => self.restart(node),
             Event::Wake { node } => self.catch_up(node),
