@@ -20,6 +20,8 @@ mod world;
 
 use world::{CODE, HANGS, MISSING, Message, OWNER, REFUSES, World};
 
+type Edit = fn(&mut Manifest);
+
 const NEW: Digest = Digest([17; 32]);
 const MOMENT: Micros = Micros::from_millis(100);
 
@@ -105,10 +107,10 @@ fn what_cannot_be_is_refused_by_name_and_the_old_code_goes_on() {
     let home = world.named("home");
     assert_eq!(world.count(), "1");
     let before = recorded(&world, service);
-    let cases: [(&dyn Fn(&mut Manifest), &str); 3] = [
-        (&|manifest| manifest.code = MISSING, "no_module: gone"),
-        (&|manifest| manifest.code = REFUSES, "state_refused: 1"),
-        (&|manifest| manifest.required.memory_bytes = 1 << 40, Reject::NoResources.name()),
+    let cases: [(Edit, &str); 3] = [
+        (|manifest| manifest.code = MISSING, "no_module: gone"),
+        (|manifest| manifest.code = REFUSES, "state_refused: 1"),
+        (|manifest| manifest.required.memory_bytes = 1 << 40, Reject::NoResources.name()),
     ];
     for (count, (edit, name)) in (2..).zip(cases) {
         let frame = update(&world, service, true, edit);
