@@ -31,7 +31,7 @@ fn durable() -> World {
 }
 
 /// Gives an order and sees it carried out.
-fn done(world: &mut World, service: wayfare_protocol::ids::ServiceId, action: Action) {
+fn done(world: &mut World, service: ServiceId, action: Action) {
     let frame = world.order(service, action);
     world.submit(&frame);
     world.pass(Micros::from_millis(100));
