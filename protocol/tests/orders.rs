@@ -6,7 +6,7 @@ use wayfare_protocol::{
     limits::{ADVERT_INTERVAL, LEASE, lease_counted},
     manifest::Durability,
     migration::messages::{Recovering, RegistryFrame},
-    order::{Action, Order, Outcome, Tombstone},
+    order::{Action, Order, OrderFrame, Outcome, Tombstone},
     reject::Reject,
     suite::{Dalek, Secret},
     time::Micros,
@@ -266,7 +266,7 @@ fn a_host_obeys_the_owner_alone_once_and_deletes_at_its_registrys_word_only() {
     let service = world.deploy();
     let (home, now, id) = (world.named("home"), world.now, service.registry);
     done(&mut world, service, Action::Stop);
-    let old = world.order(service, Action::Start).unverified().unwrap();
+    let old = world.order(service, Action::Start).order.unverified().unwrap();
     done_later(&mut world, service);
     let (owner, thief) = (&world::OWNER, Secret::new([66; 32]));
     let order = Order { sequence: now.wall.0 + 60_000_000, ..old.clone() };
@@ -280,7 +280,7 @@ fn a_host_obeys_the_owner_alone_once_and_deletes_at_its_registrys_word_only() {
         ("of another service", Signed::sign::<Dalek>(owner, id, to, &elsewhere), Reject::UnknownService),
     ];
     let mut frames: Vec<_> =
-        orders.into_iter().map(|(what, signed, reject)| (what, RegistryFrame::Order(signed), reject)).collect();
+        orders.into_iter().map(|(what, signed, reject)| (what, RegistryFrame::Order(framed(signed)), reject)).collect();
     let forged = Signed::sign::<Dalek>(&thief, id, Receiver::Anyone, &tombstone);
     frames.push(("a thief's tombstone", RegistryFrame::Removed(forged), Reject::BadSignature));
     let by_owner = Signed::sign::<Dalek>(owner, id, Receiver::Anyone, &tombstone);
@@ -292,10 +292,14 @@ fn a_host_obeys_the_owner_alone_once_and_deletes_at_its_registrys_word_only() {
         assert!(world.instances() == [home] && world.node(home).host.is_stopped(service), "{what}");
     }
     // An old one of the owner's own: answered, and not carried out.
-    let frame = RegistryFrame::Order(Signed::sign::<Dalek>(owner, id, to, &old));
+    let frame = RegistryFrame::Order(framed(Signed::sign::<Dalek>(owner, id, to, &old)));
     let host = &mut world.node(home).host;
     assert_eq!(host.handle_registry_frame(now, id, &frame.to_bytes(), &mut seeded::Seeded(3)), Ok(()));
     assert!(world.node(home).host.is_stopped(service));
+}
+
+fn framed(order: Signed<Order>) -> OrderFrame {
+    OrderFrame { order, manifest: None, addresses: Vec::new() }
 }
 
 /// Stops it a second time, later.

@@ -62,7 +62,7 @@ pub const BREAKS: &[Break] = &[
     rule("superseded-deletes", Rule::SealSuperseded, 40),
     rule("decide-after-restore", Rule::SuspendRestored, 20),
     rule("resources-not-released", Rule::FreeResources, 10),
-    rule("duplicate-record", Rule::RecordOnce, 200),
+    rule("duplicate-record", Rule::RecordOnce, 300),
     rule("response-before-log", Rule::LogBeforeReply, 120),
     rule("name-before-lease", Rule::LeaseBeforeName, 30),
     rule("stopped-executes", Rule::StoppedIsStill, 30),

@@ -5,7 +5,7 @@ use wayfare_protocol::{
     gateway::{Failure, Refuse},
     ids::{Digest, Epoch, ServiceId},
     migration::messages::RegistryFrame,
-    order::{Action, Order, OrderDone, Outcome},
+    order::{Action, Order, OrderDone, OrderFrame, Outcome},
     reject::{Guards, Reject},
     suite::Secret,
     time::Micros,
@@ -151,7 +151,8 @@ impl<G: Guards> World<G> {
         (owner.action, owner.again, owner.unknown) = (action, false, false);
         owner.wish = match action {
             Action::Stop => Wish::Stopped,
-            Action::Start => Wish::Runs,
+            // Owners here do not update.
+            Action::Start | Action::Update { .. } => Wish::Runs,
             Action::Remove => Wish::Removed,
         };
         if action == Action::Remove {
@@ -173,7 +174,8 @@ impl<G: Guards> World<G> {
         if node == self.registry || !self.nodes[node].is_up() || self.nodes[node].busy_until > self.time {
             return;
         }
-        let (registry, frame) = (self.registry, RegistryFrame::Order(order));
+        let frame = RegistryFrame::Order(OrderFrame { order, manifest: None, addresses: Vec::new() });
+        let registry = self.registry;
         self.send(node, Kind::Registry, registry, true, frame.name(), frame.to_bytes());
     }
 
