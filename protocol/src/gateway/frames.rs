@@ -5,7 +5,7 @@ use super::{
     keyed::End,
     machine::Gateway,
     messages::{ClientFrame, NotExecuted, Reply},
-    route::{Pending, Who},
+    route::Pending,
 };
 use crate::{
     ids::{ClientId, HostId, ServiceId},
@@ -217,17 +217,15 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
     }
 }
 
-/// How a request ends that its host refuses. If it was sent before, that may be to another host, or in another session: this
-/// one's word says nothing of then.
+/// How a request ends that its host refuses. If it was sent before, that may be to another host, or in another session, or a
+/// second copy may still be on its way: this word says nothing of that.
 fn refused(pending: &Pending, reason: &str) -> End {
     let unsure = pending.earlier || reason == Reject::OtherRequest.name();
-    if unsure && matches!(pending.who, Who::Key(_)) {
+    if unsure {
         End::Unknown(Failure::SessionLost)
+    } else if reason == Reject::Stopped.name() {
+        End::NotExecuted(Failure::Stopped)
     } else {
-        End::NotExecuted(if reason == Reject::Stopped.name() {
-            Failure::Stopped
-        } else {
-            Failure::NotExecuted(reason.to_owned())
-        })
+        End::NotExecuted(Failure::NotExecuted(reason.to_owned()))
     }
 }

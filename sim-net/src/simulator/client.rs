@@ -157,8 +157,7 @@ impl<G: Guards> World<G> {
         let explained = self.owners[service].explains(reason);
         let end = match reason {
             // Under a key it may have been sent before: only the service knows, once it is started.
-            // And a refusal of the past that comes again, as none does on a real stream, says nothing of the present.
-            Failure::Stopped if keyed || self.plan.replays() => End::Unknown,
+            Failure::Stopped if keyed => End::Unknown,
             // By one that was removed, perhaps.
             Failure::NoSuchService if self.owners[service].has_removed() => End::Unknown,
             Failure::NotExecuted(_) | Failure::NoSuchService | Failure::Stopped => End::Refused,

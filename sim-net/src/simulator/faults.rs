@@ -203,13 +203,6 @@ impl Plan {
     }
 }
 
-impl Plan {
-    /// Whether frames of the past come again.
-    pub(super) fn replays(&self) -> bool {
-        self.every.iter().any(|(kind, _)| *kind == Strike::Replay)
-    }
-}
-
 impl<G: Guards> World<G> {
     /// The first strike of each kind, and the end of all.
     pub(super) fn schedule_strikes(&mut self) {

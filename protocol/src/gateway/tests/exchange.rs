@@ -178,13 +178,36 @@ fn another_refusal_fails_the_request_by_its_name() {
         (0..3).map(|_| gateway.handle_request(at(0), &world.lookup(), vec![], None).unwrap()).collect();
     settle(&mut gateway, at(0));
     gateway.handle_frame(at(1), host(1), &world.refusal(&gateway, 2, Reject::OtherRequest)).unwrap();
-    let reason = Failure::NotExecuted("other_request".to_owned());
-    assert_eq!(reason.status(), 502);
-    assert_eq!(failures(&settle(&mut gateway, at(1))), [(tickets[1], reason)]);
+    let unknown = Failure::SessionLost;
+    assert_eq!(unknown.status(), 502);
+    assert_eq!(
+        failures(&settle(&mut gateway, at(1))),
+        [(tickets[1], unknown)],
+        "what ran under its number nobody knows"
+    );
     gateway.handle_frame(at(1), host(1), &world.refusal(&gateway, 0, Reject::PolicyForbids)).unwrap();
     let reason = Failure::NotExecuted("policy_forbids".to_owned());
     let expected = [(tickets[0], reason.clone()), (tickets[2], reason)];
     assert_eq!(failures(&settle(&mut gateway, at(1))), expected, "a refused Open fails all");
+}
+
+#[test]
+fn a_refusal_is_not_believed_while_a_copy_of_the_request_may_be_on_its_way() {
+    for (copies, expected) in [(1, Failure::Stopped), (2, Failure::SessionLost)] {
+        let world = World::new();
+        let mut gateway = world.following(1);
+        let ticket = gateway.handle_request(at(0), &world.lookup(), vec![], None).unwrap();
+        let mut sent = calls(&settle(&mut gateway, at(0)));
+        let later = at(2000);
+        if copies == 2 {
+            gateway.handle_timeout(later);
+            sent.extend(calls(&settle(&mut gateway, later)));
+        }
+        assert_eq!(sent, vec![(host(1), 1, 1); copies]);
+        // The service may be started again before the second copy arrives.
+        gateway.handle_frame(later, host(1), &world.refusal(&gateway, 1, Reject::Stopped)).unwrap();
+        assert_eq!(failures(&settle(&mut gateway, later)), [(ticket, expected)]);
+    }
 }
 
 #[test]
