@@ -10,7 +10,7 @@ use super::*;
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
 const METRICS: [&str; 2] = ["--metrics", "127.0.0.1:0"];
 /// Values of a label that the table lists; of more it says how many, and of these none.
-const VALUES_MAX: usize = 8;
+const VALUES_MAX: usize = 9;
 const CHANGING: [&str; 1] = ["version"];
 
 /// The head and the body of the answer.
