@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
@@ -18,6 +20,8 @@ use super::{Disk, Entry, JournalError, Space};
 
 /// How often opening starts over because another process has just replaced or made the file.
 const OPEN_ATTEMPTS_MAX: usize = 8;
+/// How long a lock may be held by a process that is being started.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes that compaction reads and writes at once.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Random bytes in the name of a file that is being made.
@@ -294,10 +298,8 @@ fn open_locked(path: &Path) -> Result<File, JournalError> {
             }
             Err(error) => return Err(failed(error)),
         };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(JournalError::Locked { path: path.to_owned() }),
-            Err(error) => return Err(failed(error.into())),
+        if !lock(&file).map_err(failed)? {
+            return Err(JournalError::Locked { path: path.to_owned() });
         }
         // Who held the lock may have replaced the file just now: then this one has no name any more.
         let (mine, named) = (file.metadata().map_err(failed)?, std::fs::metadata(path));
@@ -306,6 +308,20 @@ fn open_locked(path: &Path) -> Result<File, JournalError> {
         }
     }
     Err(JournalError::Locked { path: path.to_owned() })
+}
+
+/// Locks the file, unless somebody else keeps it locked. A process that this one, having had it open before, is just starting
+/// has it too, until it has become another program: that is over in a moment.
+fn lock(file: &File) -> io::Result<bool> {
+    let begun = Instant::now();
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => thread::sleep(LOCK_PATIENCE / 20),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn make_empty(path: &Path) -> io::Result<()> {

@@ -72,9 +72,13 @@ impl Owner {
         match self.wish {
             // The same of one that is deployed again: a gateway may follow the one before until it asks.
             Wish::Runs => self.version > 1 && matches!(failure, Failure::Refused(Refuse::OutcomeUnknown)),
-            Wish::Stopped => matches!(failure, Failure::Stopped),
+            // What was sent twice may yet be executed, should the second copy come after a start. What was asked while much was
+            // wrong may wait for its time.
+            Wish::Stopped => matches!(failure, Failure::Stopped | Failure::SessionLost | Failure::Timeout),
             // Under a key it was sent to whoever had the service, perhaps: then nobody can tell any more.
-            Wish::Removed => matches!(failure, Failure::NoSuchService | Failure::Refused(Refuse::OutcomeUnknown)),
+            Wish::Removed => {
+                matches!(failure, Failure::NoSuchService | Failure::Timeout | Failure::Refused(Refuse::OutcomeUnknown))
+            }
         }
     }
 
