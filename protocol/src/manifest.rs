@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{CloudId, Digest, OwnerKey, RegistryId, ServiceId},
     limits::{POLICY_ENTRIES_MAX, TEXT_BYTES_MAX},
-    reject::Reject,
+    reject::{Guards, Reject, ensure},
     suite::digest,
     time::Micros,
     trust::{Certificate, Message},
@@ -145,6 +145,17 @@ impl Manifest {
             return Err(Reject::WrongService);
         }
         Ok(())
+    }
+
+    /// Checks whether this one may take the place of `before`. What is said of durability is decided once, at deployment.
+    ///
+    /// # Errors
+    /// [`Reject::WrongManifest`] or [`Reject::OldVersion`].
+    pub(crate) fn check_successor<G: Guards>(&self, before: &Self) -> Result<(), Reject> {
+        self.check().map_err(|_| Reject::WrongManifest)?;
+        let same = self.service == before.service && self.owner == before.owner && self.tos == before.tos;
+        ensure::<G>(same && self.durability == before.durability, Reject::WrongManifest)?;
+        ensure::<G>(self.version > before.version, Reject::OldVersion)
     }
 
     /// Whether the owner lets the service run on a host with this certificate.

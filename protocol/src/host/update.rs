@@ -79,10 +79,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let (before, signed) = (&hosted.manifest, standing.frame.manifest.as_ref().ok_or(Reject::WrongManifest)?);
         ensure::<G>(signed.hash() == digest, Reject::WrongManifest)?;
         let after = signed.verify::<S, G>(&before.owner.0, stay.0.registry, Receiver::Anyone)?;
-        after.check().map_err(|_| Reject::WrongManifest)?;
-        let same = after.service == before.service && after.owner == before.owner && after.tos == before.tos;
-        ensure::<G>(same && after.durability == before.durability, Reject::WrongManifest)?;
-        ensure::<G>(after.version > before.version, Reject::OldVersion)?;
+        after.check_successor::<G>(before)?;
         ensure::<G>(after.permits(&self.identity.certificate), Reject::PolicyForbids)?;
         ensure::<G>(self.free_without(stay).cover(&after.required), Reject::NoResources)?;
         Ok(after)

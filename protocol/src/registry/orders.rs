@@ -104,12 +104,9 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         self.check_successor(record.placement.host, before, &manifest)
     }
 
-    /// Whether `after` may take the place of `before` on `host`. What it says of durability is decided once, at deployment.
+    /// Whether `after` may take the place of `before` on `host`.
     fn check_successor(&self, host: HostId, before: &Manifest, after: &Manifest) -> Result<(), Reject> {
-        after.check().map_err(|_| Reject::WrongManifest)?;
-        let same = after.service == before.service && after.owner == before.owner && after.tos == before.tos;
-        ensure::<G>(same && after.durability == before.durability, Reject::WrongManifest)?;
-        ensure::<G>(after.version > before.version, Reject::OldVersion)?;
+        after.check_successor::<G>(before)?;
         let certificate = &self.tables.hosts.get(host).ok_or(Reject::NotEnrolled)?.certificate;
         ensure::<G>(after.permits(certificate), Reject::PolicyForbids)
     }
