@@ -131,26 +131,13 @@ fn placed(registry: &Path) -> (String, u64) {
 #[test]
 fn a_service_moves_from_process_to_process_and_counts_on() {
     let root = tempfile::tempdir().unwrap();
-    let root = root.path();
-    let registry_dir = root.join("registry");
-    text(REGISTRY, &registry_dir, &["init", "--listen", "127.0.0.1:0"]);
-    let registry = Running::start(REGISTRY, &registry_dir);
-    let here = ["--listen", "/ip4/127.0.0.1/tcp/0", "--policy", "never"];
-    let home = node(&registry_dir, root, "home", "home", &here);
-    let alpha = node(&registry_dir, root, "alpha", "cloud", &here);
-    let beta = node(&registry_dir, root, "beta", "cloud", &here);
-    let edge = node(&registry_dir, root, "edge", "gateway", &["--service", "kv=127.0.0.1:0"]);
-    let gateway = edge.ready["gateway"].to_string();
-    let address = gateway.split('"').find(|part| part.starts_with("127.0.0.1:")).unwrap_or_else(|| panic!("{gateway}"));
-
-    text(NODE, &home.dir, &["deploy", KV, "--name", "kv"]);
-    assert_eq!(count(address), Some(1));
+    let (registry, home, alpha, beta, edge, address) = mesh(root.path());
     let knows = |dir: &Path, cloud: &str| json(NODE, dir, &["clouds"]).to_string().contains(cloud).then_some(());
     for (from, to, expected) in [(&home, "alpha", 2), (&alpha, "beta", 3), (&beta, "alpha", 4)] {
         until("the clouds to meet", || knows(&from.dir, to));
         text(NODE, &from.dir, &["move", "kv", "--to", to]);
-        assert_eq!(count(address), Some(expected), "after the move to {to}");
-        assert_eq!(placed(&registry_dir), (to.to_owned(), expected));
+        assert_eq!(count(&address), Some(expected), "after the move to {to}");
+        assert_eq!(placed(&registry.dir), (to.to_owned(), expected));
     }
     // A service that is not here cannot be moved from here, and the command says so.
     let elsewhere = execute(NODE, &home.dir, &["move", "kv", "--to", "beta"]);
