@@ -270,7 +270,13 @@ impl<S: Suite, G: Guards> Host<S, G> {
 
     /// What is left of the capacity.
     fn free(&self) -> Resources {
-        let taken = self.services.values().map(|hosted| &hosted.manifest);
+        self.free_without(None)
+    }
+
+    /// What would be left if this service took nothing.
+    fn free_without(&self, stay: Option<Stay>) -> Resources {
+        let others = self.services.iter().filter(|(other, _)| Some(**other) != stay);
+        let taken = others.map(|(_, hosted)| &hosted.manifest);
         let reserved = self.arrivals.values().map(|arrival| arrival.target.manifest());
         taken
             .chain(reserved)

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     ids::Digest,
     limits::CONFIRM_AFTER,
-    manifest::{Manifest, Resources},
+    manifest::Manifest,
     order::{Action, Outcome},
     placement::Placer,
     reject::{Guards, Reject, ensure},
@@ -81,17 +81,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let after = signed.verify::<S, G>(&before.owner.0, stay.0.registry, Receiver::Anyone)?;
         after.check_successor::<G>(before)?;
         ensure::<G>(after.permits(&self.identity.certificate), Reject::PolicyForbids)?;
-        ensure::<G>(self.free_without(stay).cover(&after.required), Reject::NoResources)?;
+        ensure::<G>(self.free_without(Some(stay)).cover(&after.required), Reject::NoResources)?;
         Ok(after)
-    }
-
-    /// What would be free if this service took nothing.
-    fn free_without(&self, stay: Stay) -> Resources {
-        let others = self.services.iter().filter(|(other, _)| **other != stay).map(|(_, hosted)| &hosted.manifest);
-        let reserved = self.arrivals.values().map(|arrival| arrival.target.manifest());
-        others
-            .chain(reserved)
-            .fold(self.config.capacity, |free, manifest| free.minus(&manifest.required).unwrap_or_default())
     }
 
     fn fetch(&mut self, stay: Stay, manifest: Verified<Manifest>) {
