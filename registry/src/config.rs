@@ -11,9 +11,9 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use wayfare_protocol::suite::Suite as _;
 use wayfare_protocol::{
-    ids::RegistryId,
+    ids::{HostId, RegistryId},
     limits::{ADDRESSES_MAX, LEASE, LEASE_MAX, LEASE_MIN, TEXT_BYTES_MAX},
-    suite::{Dalek, Secret, fresh_secret},
+    suite::{Dalek, PublicKey, Secret, fresh_secret},
     time::Micros,
     trust::{Anchor, certificate::registry_id},
     wire::VERSIONS,
@@ -34,7 +34,7 @@ const CONFIG_BYTES_MAX: u64 = 64 * 1024;
 pub enum StoreChoice {
     /// In memory: for simulations. Clones of the store share the records.
     Memory(crate::store::MemoryStore),
-    /// In this file: see [`LogStore`](crate::store::LogStore).
+    /// In this file, see [`LogStore`](crate::store::LogStore), with the audit log in a directory beside it.
     Disk(PathBuf),
 }
 
@@ -218,6 +218,11 @@ impl StateDir {
         self.0.join("registry.journal")
     }
 
+    /// The audit log.
+    pub fn audit(&self) -> PathBuf {
+        crate::audit::beside(&self.store())
+    }
+
     /// The control socket, while the Registry runs.
     pub fn socket(&self) -> PathBuf {
         self.0.join("registry.sock")
@@ -353,6 +358,16 @@ impl Config {
             trust: None,
         }
     }
+}
+
+/// The first registry's key in a trust bundle.
+pub(crate) fn read_trust(path: &Path) -> Result<PublicKey, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let invalid = |reason: String| ConfigError::Invalid { path: path.to_owned(), reason };
+    let file: TrustFile = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+    let key = file.registries.first().and_then(|entry| HostId::parse(&entry.key));
+    key.map(|key| key.0).ok_or_else(|| invalid("it names no registry's key".to_owned()))
 }
 
 fn check_name(name: &str) -> Result<(), String> {

@@ -10,7 +10,9 @@ use wayfare_protocol::{
     ids::Digest,
     migration::{messages::*, source::Consented, target::Held},
     order::Outcome,
+    registry::audit::{self, Act, Chain, Head},
     reject::Reject,
+    suite::Dalek,
     time::Timestamp,
     transfer::{RecordKind, StateFrame},
     trust::Role,
@@ -239,7 +241,27 @@ fn journals() -> Vec<Vector> {
     ]
 }
 
+/// The Registry's audit log.
+fn audit() -> Vec<Vector> {
+    let block = Chain::new(REGISTRY, Head::NONE)
+        .seal::<Dalek>(&secret(), Timestamp(1_800_000_000_000_000), noted())
+        .swap_remove(0);
+    let entries = block.entries.clone().into_iter();
+    let mut table: Vec<Vector> = entries.map(|entry| plain(&format!("audit entry {}", name(&entry)), entry)).collect();
+    table.push(plain("audit block", block));
+    table
+}
+
+fn name(entry: &audit::Entry) -> String {
+    let what = match &entry.act {
+        Act::CarriedOut { outcome: Outcome::Done, .. } => " (done)",
+        Act::Removed { host: None, .. } => " (host unknown)",
+        _ => "",
+    };
+    format!("{}{what}", entry.act.kind())
+}
+
 /// All of them, in the order of the file.
 pub(crate) fn vectors() -> Vec<Vector> {
-    [registry(), migrate(), state(), client(), gossip(), journals()].into_iter().flatten().collect()
+    [registry(), migrate(), state(), client(), gossip(), journals(), audit()].into_iter().flatten().collect()
 }

@@ -1,6 +1,7 @@
 //! The `wayfare-registry` command. Exit codes: 0 success, 1 refused or failed, 2 cannot even begin (wrong usage, not
 //! initialised, unreadable files, a port in use, not running); errors go to stderr and say what to do.
 
+mod audit;
 mod client;
 mod output;
 
@@ -21,9 +22,11 @@ use crate::{
     backup::{self, BackupError},
     config::{ConfigError, Observed, StateDir},
     run::{RunError, run_watched},
+    store::StoreError,
     view::{BackupView, HostView, JoinTokenView, RecoveryView, ServiceView, StatsView},
 };
 
+use audit::{AuditCommand, AuditError};
 use client::{Client, ClientError};
 
 const EXAMPLES: &str = "\
@@ -194,6 +197,14 @@ statistics.")]
         #[arg(long)]
         force: bool,
     },
+    /// The log of every decision, which others can check.
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  wayfare-registry audit verify
+  wayfare-registry audit export --service kv > kv.jsonl"
+    )]
+    Audit(AuditCommand),
     /// Print what completes this command's words in a shell.
     #[command(after_help = "Examples:
   wayfare-registry completions bash > ~/.local/share/bash-completion/completions/wayfare-registry
@@ -232,6 +243,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let cannot_begin = error.is::<ConfigError>()
         || error.downcast_ref::<ClientError>().is_some_and(|error| matches!(error, ClientError::NotRunning { .. }))
         || error.is::<RunError>()
+        || error.is::<AuditError>()
+        || error.is::<StoreError>()
         || error.downcast_ref::<BackupError>().is_some_and(|error| !error.is_refusal());
     if cannot_begin { 2 } else { 1 }
 }
@@ -274,6 +287,7 @@ fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Resul
             let made = runtime.block_on(make_backup(&common, file, force))?;
             output::backed_up(&made, common.json)
         }
+        Command::Audit(command) => audit::execute(command),
         Command::Completions { shell } => output::completions(shell, &mut Cli::command()),
         Command::Restore { common, file, force } => {
             let restored = backup::restore(&StateDir::new(&common.dir), &file, force)?;

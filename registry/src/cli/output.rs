@@ -16,12 +16,12 @@ use crate::{
     view::{BackupView, DurationView, HostView, JoinTokenView, RecoveryView, RestoredView, ServiceView, StatsView},
 };
 
-fn print(text: &str) -> anyhow::Result<()> {
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to stdout")
 }
 
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&serde_json::to_string(value).context("cannot make JSON")?)
 }
 

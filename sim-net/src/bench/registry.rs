@@ -1,10 +1,13 @@
 //! How many verdicts a Registry gives: the production machine and its store on disk, straight, without streams between. Many
-//! clients ask at the same time; what has come is decided, one request after the other, and written down with one sync, as
-//! the Registry's driver does it.
+//! clients ask at the same time; what has come is decided, one request after the other, and written down with one sync, with
+//! its entries in the audit log, as the Registry's driver does it.
 //!
 //! The floor is one core that does nothing but verify and sign what the protocol demands.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use wayfare_protocol::{
@@ -22,7 +25,11 @@ use wayfare_protocol::{
     trust::{Certificate, Message, Receiver, Role, Signed},
     wire::Frame as _,
 };
-use wayfare_registry::store::{LogStore, Store as _};
+use wayfare_registry::{
+    audit,
+    records::{Batch, Records},
+    store::LogStore,
+};
 
 use super::{Report, Row, floor};
 
@@ -43,7 +50,7 @@ type Rng = rand_core::UnwrapErr<getrandom::SysRng>;
 pub fn run(rounds: usize, progress: bool) -> anyhow::Result<Report> {
     let mut report = Report::begin("registry");
     let dir = tempfile::Builder::new().prefix("wayfare-").tempdir()?;
-    let mut world = World::new(LogStore::open(&dir.path().join("registry.journal"))?)?;
+    let mut world = World::new(&dir.path().join("registry.journal"))?;
     let mut took = [Duration::ZERO; 2];
     for round in 0..rounds {
         // The clients' own signatures are made before, and not timed.
@@ -93,7 +100,7 @@ struct Client {
 
 struct World {
     machine: Machine,
-    store: LogStore,
+    records: Records,
     rng: Rng,
     began: Instant,
     clients: Vec<Client>,
@@ -103,14 +110,17 @@ struct World {
 
 impl World {
     /// A Registry with one cloud and many services, each registered.
-    fn new(store: LogStore) -> anyhow::Result<Self> {
+    fn new(path: &Path) -> anyhow::Result<Self> {
         let mut rng = rand_core::UnwrapErr(getrandom::SysRng);
-        let machine = Machine::new(RegistryConfig::new::<Dalek>(fresh_secret(&mut rng), Vec::new()));
+        let secret = fresh_secret(&mut rng);
+        let store = Box::new(LogStore::open(path)?);
+        let records = Records::audited(store, &[], &audit::beside(path), secret.clone())?;
+        let machine = Machine::new(RegistryConfig::new::<Dalek>(secret, Vec::new()));
         let cloud = fresh_secret(&mut rng);
         let host = HostId(Dalek::public_key(&cloud));
         // Until it has enrolled, there is no certificate to put into an advert.
         let began = Instant::now();
-        let mut entry = Entry { machine, store, rng, began };
+        let mut entry = Entry { machine, records, rng, began };
         let certificate = entry.enrol(&cloud, "cloud", Role::Cloud)?;
         let mut clients = Vec::new();
         for number in 0..CLIENTS {
@@ -119,7 +129,7 @@ impl World {
             entry.enrol(&home, &name, Role::Home)?;
             clients.push(entry.register(&home, &name)?);
         }
-        let Entry { machine, store, rng, began } = entry;
+        let Entry { machine, records, rng, began } = entry;
         let (now, registry) = (at(began), machine.id());
         let certified = certificate.unverified()?;
         let advert = Advert {
@@ -142,7 +152,7 @@ impl World {
             expiry: now.wall + wayfare_protocol::limits::ADVERT_LIFETIME_MAX,
         };
         let advert = Signed::sign::<Dalek>(&cloud, registry, Receiver::Anyone, &advert);
-        Ok(Self { machine, store, rng, began, clients, cloud, advert })
+        Ok(Self { machine, records, rng, began, clients, cloud, advert })
     }
 
     fn twos(&mut self) -> Vec<(HostId, Vec<u8>)> {
@@ -200,7 +210,7 @@ impl World {
         for (peer, bytes) in frames {
             self.machine.handle_frame(at(self.began), &mut self.rng, *peer, bytes)?;
         }
-        let answers = settle(&mut self.machine, &mut self.store)?;
+        let answers = settle(&mut self.machine, &mut self.records)?;
         *took += begun.elapsed();
         ensure!(answers.len() == frames.len(), "{} answers to {} requests", answers.len(), frames.len());
         Ok(answers)
@@ -210,7 +220,7 @@ impl World {
 /// A Registry that hosts and services come to.
 struct Entry {
     machine: Machine,
-    store: LogStore,
+    records: Records,
     rng: Rng,
     began: Instant,
 }
@@ -223,7 +233,7 @@ impl Entry {
 
     fn one(&mut self, peer: HostId, frame: &RegistryFrame) -> anyhow::Result<RegistryFrame> {
         self.machine.handle_frame(at(self.began), &mut self.rng, peer, &frame.to_bytes())?;
-        settle(&mut self.machine, &mut self.store)?.into_iter().next().context("an answer")
+        settle(&mut self.machine, &mut self.records)?.into_iter().next().context("an answer")
     }
 
     fn enrol(&mut self, secret: &Secret, name: &str, role: Role) -> anyhow::Result<Signed<Certificate>> {
@@ -279,24 +289,23 @@ impl Entry {
 }
 
 /// Carries out the machine's effects: one commit for all batches, then the answers.
-fn settle(machine: &mut Machine, store: &mut LogStore) -> anyhow::Result<Vec<RegistryFrame>> {
-    let (mut answers, mut changes, mut last) = (Vec::new(), Vec::new(), 0);
+fn settle(machine: &mut Machine, records: &mut Records) -> anyhow::Result<Vec<RegistryFrame>> {
+    let (mut answers, mut decided, mut last) = (Vec::new(), Batch::default(), 0);
     loop {
         while let Some(effect) = machine.poll_effect() {
             match effect {
-                Effect::Persist { seq, mut batch } => {
+                Effect::Persist { seq, batch, audit } => {
                     last = seq;
-                    changes.append(&mut batch);
+                    decided.append(Batch { changes: batch, audit });
                 }
                 Effect::Reply { frame, .. } => answers.push(frame),
                 Effect::Ask { .. } | Effect::Event(_) => {}
             }
         }
-        if changes.is_empty() {
+        if decided == Batch::default() {
             return Ok(answers);
         }
-        store.commit(&changes)?;
-        changes.clear();
+        records.commit(std::mem::take(&mut decided))?;
         machine.handle_synced(last);
     }
 }
