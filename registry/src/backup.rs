@@ -146,7 +146,9 @@ pub enum MarkError {
 pub fn mark_restored(store: &mut dyn Store, id: RegistryId) -> Result<usize, MarkError> {
     let rows = store.load()?;
     let services = rows.iter().filter(|(table, ..)| *table == Table::Services).count();
-    let marks = registry::mark_restored(id, rows, clock::now().wall)?;
+    let log = Known::restored(&Known::of(&rows), &Known::default());
+    let mut marks = registry::mark_restored(id, rows, clock::now().wall)?;
+    marks.extend(log);
     store.commit(&marks)?;
     Ok(services)
 }
@@ -226,13 +228,12 @@ pub(crate) fn restore(dir: &StateDir, path: &Path, force: bool) -> Result<Restor
 
 fn mark(restoring: &Path, id: RegistryId, source: &Path, replaced: &Known) -> Result<RestoredView, BackupError> {
     let mut store = LogStore::open(restoring)?;
-    fs::set_permissions(restoring, fs::Permissions::from_mode(0o600)).map_err(io_error(restoring))?;
+    let backup = Known::of(&store.load()?);
     let services = mark_restored(&mut store, id).map_err(|error| match error {
         MarkError::Store(error) => BackupError::Store(error),
         MarkError::Records(error) => BackupError::Records { path: source.to_owned(), source: error },
     })?;
-    let log = Known::restored(&Known::of(&store.load()?), replaced);
-    store.commit(&log)?;
+    store.commit(&Known::restored(&backup, replaced))?;
     Ok(RestoredView { file: source.display().to_string(), services, kept: None })
 }
 
@@ -244,7 +245,7 @@ fn copy(path: &Path, to: &Path) -> Result<(), BackupError> {
     let read = file.read_exact(&mut head);
     if read.is_ok() && head == *MAGIC {
         fs::copy(path, to).map_err(io_error(path))?;
-        return Ok(());
+        return fs::set_permissions(to, fs::Permissions::from_mode(0o600)).map_err(io_error(to));
     }
     if read.is_err() || !head.starts_with(MAGIC_REDB) {
         return Err(BackupError::NoBackup { path: path.to_owned() });

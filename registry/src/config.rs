@@ -19,6 +19,7 @@ use wayfare_protocol::{
     wire::VERSIONS,
 };
 use wayfare_telemetry::{LogSettings, MetricsSettings, TelemetrySettings};
+use zeroize::Zeroizing;
 
 use crate::clock;
 
@@ -240,7 +241,8 @@ impl StateDir {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
         made.map_err(|source| ConfigError::Write { path: self.0.clone(), source })?;
         let secret = fresh_secret(&mut clock::entropy());
-        write_new(&self.key(), 0o600, &format!("{}\n", HEXLOWER.encode(secret.expose())))?;
+        let text = Zeroizing::new(HEXLOWER.encode(secret.expose()) + "\n");
+        write_new(&self.key(), 0o600, &text)?;
         write_new(&self.config(), 0o644, &config_text(name, listen, &observed))?;
         // Without a fixed port the addresses are known only when it runs; `run` completes the bundle.
         let open = |text: &String| {
@@ -325,9 +327,9 @@ impl StateDir {
         if mode & 0o077 != 0 {
             return Err(ConfigError::KeyExposed { path, mode });
         }
-        let text = fs::read_to_string(&path).map_err(unreadable)?;
-        let bytes = HEXLOWER.decode(text.trim().as_bytes()).ok();
-        let seed: Option<[u8; 32]> = bytes.and_then(|bytes| bytes.try_into().ok());
+        let text = Zeroizing::new(fs::read_to_string(&path).map_err(unreadable)?);
+        let bytes = HEXLOWER.decode(text.trim().as_bytes()).ok().map(Zeroizing::new);
+        let seed: Option<[u8; 32]> = bytes.and_then(|bytes| bytes.as_slice().try_into().ok());
         seed.map(Secret::new).ok_or(ConfigError::KeyInvalid { path })
     }
 }

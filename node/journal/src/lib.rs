@@ -62,6 +62,17 @@ pub enum JournalError {
         /// Why.
         source: io::Error,
     },
+    /// Others may read or write it. Nothing changed.
+    #[error(
+        "the journal {path} is open to others (mode {mode:o}): run `chmod 600 {path}`, and think about who may have copied it",
+        path = path.display()
+    )]
+    Exposed {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// Another process has it open. Nothing changed.
     #[error("the journal {path} is in use by another process: stop that one first", path = path.display())]
     Locked {

@@ -174,7 +174,7 @@ fn gossip() -> Vec<Vector> {
 }
 
 fn journals() -> Vec<Vector> {
-    let (ids, secret) = (ids(), *secret().expose());
+    let (ids, secret) = (ids(), secret());
     let consent = co_signed(&transfer(Mode::Registry));
     let Transfer { new_key, transcript, state, .. } = transfer(Mode::Registry);
     let consented = Consented { consent, new_key, transcript, state, nonce_a: nonce() };
@@ -196,11 +196,15 @@ fn journals() -> Vec<Vector> {
         request,
         inputs: vec![3, 4],
     };
-    let placed =
-        Entry::Placed { placement: signed(&placement()), manifest: signed(&manifest()), secret, received: true };
+    let placed = Entry::Placed {
+        placement: signed(&placement()),
+        manifest: signed(&manifest()),
+        secret: secret.clone(),
+        received: true,
+    };
     vec![
         plain("host journal Placed", placed),
-        plain("host journal Registering", Entry::Registering { frame: register_frame(), secret }),
+        plain("host journal Registering", Entry::Registering { frame: register_frame(), secret: secret.clone() }),
         plain("host journal KeyMade", Entry::KeyMade { ids, secret }),
         plain(
             "host journal Consented",

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use wayfare_net::{DirectConnector, Witness};
 use wayfare_protocol::trust::Role;
 use wayfare_telemetry::{
-    MetricsSettings, TelemetrySettings,
+    MetricsSettings, TelemetrySettings, dumps,
     logs::{self, LogFormat},
 };
 
@@ -110,6 +110,9 @@ With --json, one object with the addresses is printed once it is ready.")]
         /// What the log on stderr looks like: text or json [default: as registry.toml says]
         #[arg(long, value_name = "FORMAT", value_parser = LogFormat::parse)]
         log_format: Option<LogFormat>,
+        /// Let a debugger attach, and a crash leave a core dump: it would hold the key.
+        #[arg(long)]
+        allow_dumps: bool,
     },
     /// Print a token that lets one node join, once.
     #[command(after_help = "Examples:
@@ -259,7 +262,12 @@ fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Resul
             let status = Status::new(&name, &anchor);
             output::initialised(&dir, &status, common.json)
         }
-        Command::Run { common, log_format } => runtime.block_on(serve(common, log_format, witness)),
+        Command::Run { common, log_format, allow_dumps } => {
+            if !allow_dumps {
+                dumps::forbid();
+            }
+            runtime.block_on(serve(common, log_format, witness))
+        }
         Command::JoinToken { common, cloud, role, ttl } => {
             let request = JoinTokenRequest { cloud, role: role.role().name().to_owned(), ttl_s: ttl.as_secs() };
             let token: JoinTokenView = runtime.block_on(client(&common).post("/v1/join-tokens", &request))?;

@@ -59,7 +59,7 @@ pub(super) fn initialised(dir: &StateDir, status: &Status, json: bool) -> anyhow
     if json {
         let files = json!({
             "config": dir.config(), "key": dir.key(), "trust": dir.trust(), "records": dir.store(),
-            "socket": dir.socket(),
+            "audit": dir.audit(), "socket": dir.socket(),
         });
         return print_json(&json!({
             "dir": dir.path(), "name": status.name, "id": status.id, "key": status.key, "files": files,

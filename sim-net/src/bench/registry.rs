@@ -50,19 +50,25 @@ type Rng = rand_core::UnwrapErr<getrandom::SysRng>;
 pub fn run(rounds: usize, progress: bool) -> anyhow::Result<Report> {
     let mut report = Report::begin("registry");
     let dir = tempfile::Builder::new().prefix("wayfare-").tempdir()?;
-    let mut world = World::new(&dir.path().join("registry.journal"))?;
-    let mut took = [Duration::ZERO; 2];
+    // The same without the audit log, in turn, so that both see the same machine.
+    let mut worlds = [
+        World::new(&dir.path().join("registry.journal"), true)?,
+        World::new(&dir.path().join("unaudited.journal"), false)?,
+    ];
+    let mut took = [[Duration::ZERO; 2]; 2];
     for round in 0..rounds {
-        // The clients' own signatures are made before, and not timed.
-        let twos = world.twos();
-        let verdicts = world.ask(&twos, &mut took[0])?;
-        let fives = world.fives(&verdicts)?;
-        let answers = world.ask(&fives, &mut took[1])?;
-        ensure!(
-            answers.iter().all(|frame| matches!(frame, RegistryFrame::YesService(_))),
-            "a NO: {:?}",
-            answers.first()
-        );
+        for (world, took) in worlds.iter_mut().zip(&mut took) {
+            // The clients' own signatures are made before, and not timed.
+            let twos = world.twos();
+            let verdicts = world.ask(&twos, &mut took[0])?;
+            let fives = world.fives(&verdicts)?;
+            let answers = world.ask(&fives, &mut took[1])?;
+            ensure!(
+                answers.iter().all(|frame| matches!(frame, RegistryFrame::YesService(_))),
+                "a NO: {:?}",
+                answers.first()
+            );
+        }
         if progress && round % 50 == 49 {
             eprintln!("  {} of {rounds} rounds", round + 1);
         }
@@ -79,13 +85,15 @@ pub fn run(rounds: usize, progress: bool) -> anyhow::Result<Report> {
             .param("per_s", 1e6 / us)
             .beside(least, "verify and sign on one core")
     };
-    let us = took.map(each);
+    let [us, unaudited] = took.map(|took| took.map(each));
     let [two, five] = VERIFIED;
     let both = Row::new("registry.verdicts_per_s", 2e6 / (us[0] + us[1]), "1/s").param("clients", CLIENTS as u64);
     let least = f64::from(two + five) * verify_us + 2.0 * sign_us;
     report.push(both.beside(2e6 / least, "verify and sign on one core"));
     report.push(row("verdict_3", us[0], two, 1));
     report.push(row("verdict_6", us[1], five, 1));
+    let logged = Row::new("registry.verdict_audited", (us[0] + us[1]) / 2.0, "us").param("clients", CLIENTS as u64);
+    report.push(logged.beside((unaudited[0] + unaudited[1]) / 2.0, "the same without the audit log"));
     report.push(Row::new("disk.sync_p50", sync_us, "us"));
     Ok(report.finish())
 }
@@ -110,11 +118,14 @@ struct World {
 
 impl World {
     /// A Registry with one cloud and many services, each registered.
-    fn new(path: &Path) -> anyhow::Result<Self> {
+    fn new(path: &Path, audited: bool) -> anyhow::Result<Self> {
         let mut rng = rand_core::UnwrapErr(getrandom::SysRng);
         let secret = fresh_secret(&mut rng);
         let store = Box::new(LogStore::open(path)?);
-        let records = Records::audited(store, &[], &audit::beside(path), secret.clone())?;
+        let records = match audited {
+            true => Records::audited(store, &[], &audit::beside(path), secret.clone())?,
+            false => Records::unaudited(store),
+        };
         let machine = Machine::new(RegistryConfig::new::<Dalek>(secret, Vec::new()));
         let cloud = fresh_secret(&mut rng);
         let host = HostId(Dalek::public_key(&cloud));
@@ -325,7 +336,10 @@ mod tests {
     fn every_client_gets_both_verdicts() {
         let report = run(2, false).unwrap();
         let names: Vec<&str> = report.rows.iter().map(|row| row.name.as_str()).collect();
-        assert_eq!(names, ["registry.verdicts_per_s", "registry.verdict_3", "registry.verdict_6", "disk.sync_p50"]);
+        let expected =
+            ["verdicts_per_s", "verdict_3", "verdict_6", "verdict_audited"].map(|name| format!("registry.{name}"));
+        assert_eq!(names[..4], expected);
+        assert_eq!(names[4..], ["disk.sync_p50"]);
         assert!(report.rows.iter().all(|row| row.value > 0.0), "{report:?}");
     }
 }
