@@ -142,6 +142,11 @@ pub const HOSTS_MAX: usize = 100_000;
 /// Registered services at one Registry. More: refused.
 pub const REGISTERED_MAX: usize = 100_000;
 
+/// Entries of the audit log under one signature. More: another block.
+pub const AUDIT_BLOCK_ENTRIES_MAX: usize = 1024;
+/// Bytes of such a block: each entry is below 1 KiB. More: malformed.
+pub const AUDIT_BLOCK_BYTES_MAX: usize = AUDIT_BLOCK_ENTRIES_MAX * 1024 + 512;
+
 /// Bytes of what a host shows a restored Registry in one part, and of the manifests that go with it. More: another part.
 pub const SHOWN_BYTES_MAX: usize = 24 * 1024;
 /// Parts in which a host shows what it has. More: rejected.

@@ -17,7 +17,7 @@ use wayfare_protocol::{
     ids::{Epoch, HostId, MigrationIds},
     migration::messages::{Answer as Decided, RegistryFrame},
     order::Outcome,
-    registry::{Effect, Event, RecoveryView, StoreOp, is_violation},
+    registry::{Effect, Event, RecoveryView, audit::Head, is_violation},
     reject::Reject,
     time::Micros,
     wire::Frame as _,
@@ -28,7 +28,8 @@ use crate::{
     clock,
     handle::{Answer, Command, Machine},
     metrics::RegistryMetrics,
-    store::{Store, StoreError},
+    records::{Batch, Records},
+    store::StoreError,
 };
 
 /// Batches that wait for the store. When full, the driver waits, and with it everybody who asks.
@@ -52,42 +53,47 @@ enum Progress {
 
 /// The store's thread, as the driver sees it.
 pub(crate) struct StoreThread {
-    batches: mpsc::Sender<(u64, Vec<StoreOp>)>,
+    batches: mpsc::Sender<(u64, Batch)>,
     progress: watch::Receiver<Progress>,
 }
 
 impl StoreThread {
     /// Starts the thread. It ends when this value is dropped and everything has been committed, or with the first error,
-    /// which goes to `failure`.
+    /// which goes to `failure`. Also tells the last entry of the audit log that is on disk.
     pub(crate) fn start(
-        mut store: Box<dyn Store>,
+        mut records: Records,
         tracker: &TaskTracker,
         failure: oneshot::Sender<StoreError>,
         metrics: &RegistryMetrics,
-    ) -> Self {
+    ) -> (Self, watch::Receiver<Option<Head>>) {
+        let (audited, head) = watch::channel(records.audited_to());
         let (commits, written) = metrics.committed();
-        let (batches, mut queue) = mpsc::channel::<(u64, Vec<StoreOp>)>(BATCHES_MAX);
+        let (batches, mut queue) = mpsc::channel::<(u64, Batch)>(BATCHES_MAX);
         let (sender, progress) = watch::channel(Progress::Synced(0));
         tracker.spawn_blocking(move || {
-            while let Some((mut last, mut changes)) = queue.blocking_recv() {
+            while let Some((mut last, mut group)) = queue.blocking_recv() {
                 for _ in 1..GROUP_MAX {
-                    let Ok((seq, mut batch)) = queue.try_recv() else { break };
+                    let Ok((seq, batch)) = queue.try_recv() else { break };
                     last = seq;
-                    changes.append(&mut batch);
+                    group.append(batch);
                 }
                 let began = Instant::now();
-                if let Err(error) = store.commit(&changes) {
-                    // Whoever started the registry may not care why it stopped.
-                    let _ = failure.send(error);
-                    sender.send_replace(Progress::Failed);
-                    return;
-                }
+                let changes = match records.commit(group) {
+                    Ok(changes) => changes,
+                    Err(error) => {
+                        // Whoever started the registry may not care why it stopped.
+                        let _ = failure.send(error);
+                        sender.send_replace(Progress::Failed);
+                        return;
+                    }
+                };
                 commits.observe(began.elapsed());
-                written.inc_by(changes.len() as u64);
+                written.inc_by(changes as u64);
+                audited.send_replace(records.audited_to());
                 sender.send_replace(Progress::Synced(last));
             }
         });
-        Self { batches, progress }
+        (Self { batches, progress }, head)
     }
 }
 
@@ -227,8 +233,8 @@ impl Driver {
     async fn carry_out(&mut self) -> Result<(), StoreLost> {
         while let Some(effect) = self.machine.poll_effect() {
             match effect {
-                Effect::Persist { seq, batch } => {
-                    self.store.batches.send((seq, batch)).await.map_err(|_| StoreLost)?;
+                Effect::Persist { seq, batch, audit } => {
+                    self.store.batches.send((seq, Batch { changes: batch, audit })).await.map_err(|_| StoreLost)?;
                 }
                 Effect::Reply { to, frame } => {
                     self.metrics.sent(&frame);
@@ -319,7 +325,7 @@ fn name(frame: &RegistryFrame) -> &'static str {
     }
 }
 
-/// The audit log. By the time an event gets here, it is on disk.
+/// For whoever reads along. By the time an event gets here, it is on disk, and so is its entry in the audit log.
 fn log(event: &Event) {
     match event {
         Event::TokenCreated { name, role } => info!(cloud = name, role = role.name(), "join token created"),
@@ -330,11 +336,14 @@ fn log(event: &Event) {
         Event::Allowed { ids, source, .. } => {
             debug!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, %source, target = %ids.host, "allowed");
         }
-        Event::Denied { service, epoch, host, reason } => {
-            info!(service = %service, epoch = %epoch, target = %host, ?reason, "denied");
+        Event::Denied { service, epoch, host, by, reason } => {
+            info!(service = %service, epoch = %epoch, target = %host, source = %by, ?reason, "denied");
         }
         Event::Pinned { ids, .. } => {
             debug!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, target = %ids.host, "pinned");
+        }
+        Event::NotPinned { ids, by, reason } => {
+            info!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, target = %by, ?reason, "not authorised");
         }
         Event::Placed { placement } => match placement.unverified() {
             Ok(placement) => info!(
@@ -404,13 +413,14 @@ fn log(event: &Event) {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use wayfare_protocol::registry::Table;
+    use wayfare_protocol::registry::{StoreOp, Table};
 
     use super::*;
-    use crate::store::{MemoryStore, Row};
+    use crate::store::{MemoryStore, Row, Store};
 
-    fn batch(n: u64) -> (u64, Vec<StoreOp>) {
-        (n, vec![StoreOp { table: Table::Hosts, key: n.to_le_bytes().to_vec(), value: Some(vec![1]) }])
+    fn batch(n: u64) -> (u64, Batch) {
+        let change = StoreOp { table: Table::Hosts, key: n.to_le_bytes().to_vec(), value: Some(vec![1]) };
+        (n, Batch { changes: vec![change], audit: Vec::new() })
     }
 
     /// Records the size of each commit; fails at the commit that contains batch `fails_at`.
@@ -445,7 +455,8 @@ mod tests {
         let (store, commits, mut inner) = slow(u64::MAX);
         let tracker = TaskTracker::new();
         let (failure, _) = oneshot::channel();
-        let mut thread = StoreThread::start(store, &tracker, failure, &RegistryMetrics::new(Spans::default()));
+        let (mut thread, _) =
+            StoreThread::start(Records::unaudited(store), &tracker, failure, &RegistryMetrics::new(Spans::default()));
         for n in 1..=50 {
             thread.batches.send(batch(n)).await.unwrap();
         }
@@ -464,7 +475,8 @@ mod tests {
         let (store, _, mut inner) = slow(2);
         let tracker = TaskTracker::new();
         let (failure, failed) = oneshot::channel();
-        let mut thread = StoreThread::start(store, &tracker, failure, &RegistryMetrics::new(Spans::default()));
+        let (mut thread, _) =
+            StoreThread::start(Records::unaudited(store), &tracker, failure, &RegistryMetrics::new(Spans::default()));
         thread.batches.send(batch(1)).await.unwrap();
         thread.progress.wait_for(|progress| matches!(progress, Progress::Synced(1))).await.unwrap();
         thread.batches.send(batch(2)).await.unwrap();

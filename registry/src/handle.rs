@@ -2,11 +2,11 @@
 
 use std::{path::Path, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use wayfare_protocol::{
     advert::Advert,
     ids::HostId,
-    registry::{CommandError, Registry, RevokeTarget},
+    registry::{CommandError, Registry, RevokeTarget, audit::Head},
     reject::{Reject, Strict},
     suite::Dalek,
     time::{Micros, Now},
@@ -46,6 +46,8 @@ pub enum HandleError {
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
+    /// The last entry of the audit log, if there is one.
+    pub(crate) audited: watch::Receiver<Option<Head>>,
 }
 
 impl Handle {
@@ -139,8 +141,9 @@ impl Handle {
     /// [`HandleError`].
     pub async fn backup(&self, path: &Path, force: bool) -> Result<BackupView, HandleError> {
         let (path, records) = (path.to_owned(), self.call(|machine, _| machine.records()).await?);
+        let log = *self.audited.borrow();
         // Writing takes as long as its disk does: not on a thread that others wait for.
-        let written = tokio::task::spawn_blocking(move || backup::write(&records, &path, force));
+        let written = tokio::task::spawn_blocking(move || backup::write(&records, log, &path, force));
         Ok(written.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?)
     }
 

@@ -1,7 +1,7 @@
 //! The Registry's state as people and scripts see it: the JSON of the control API and of `--json`. Times are fractional
 //! milliseconds unless a name says otherwise; identifiers are base58.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use wayfare_protocol::{
@@ -13,7 +13,7 @@ use wayfare_protocol::{
 };
 
 /// A new join token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinTokenView {
     /// The token: a secret.
     pub token: String,
@@ -23,6 +23,18 @@ pub struct JoinTokenView {
     pub role: String,
     /// How long it can be used, in seconds.
     pub ttl_s: u64,
+}
+
+impl fmt::Debug for JoinTokenView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { token: _, cloud, role, ttl_s } = self;
+        f.debug_struct("JoinTokenView")
+            .field("token", &"(secret)")
+            .field("cloud", cloud)
+            .field("role", role)
+            .field("ttl_s", ttl_s)
+            .finish()
+    }
 }
 
 impl JoinTokenView {

@@ -3,7 +3,7 @@
 use std::{fs, io::Read, path::Path};
 
 use super::{
-    JournalError, Torn,
+    Entry, JournalError, Torn,
     format::{BadHead, HEAD_BYTES, Head, Scan, VERSION, scan},
     limits::JOURNAL_BYTES_MAX,
 };
@@ -40,6 +40,23 @@ pub(crate) fn examine(path: &Path, bytes: &[u8]) -> Result<(Head, Scan), Journal
 /// # Errors
 /// As of [`Journal::open`](super::Journal::open); [`JournalError::Open`] if there is none.
 pub fn check(path: &Path) -> Result<(usize, Option<Torn>), JournalError> {
+    let bytes = bytes(path)?;
+    let (_, found) = examine(path, &bytes)?;
+    let rest = (bytes.len() - found.end) as u64;
+    Ok((found.entries.len(), (rest > 0).then_some(Torn { at: found.end as u64, bytes: rest })))
+}
+
+/// The entries of a journal, oldest first, without what is unfinished. It is not touched, so it may be in use.
+///
+/// # Errors
+/// As of [`check`].
+pub fn read(path: &Path) -> Result<Vec<Entry>, JournalError> {
+    let bytes = bytes(path)?;
+    let (_, found) = examine(path, &bytes)?;
+    Ok(found.entries.into_iter().map(|(seq, payload)| (seq, bytes[payload].to_vec())).collect())
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>, JournalError> {
     let failed = |source| JournalError::Open { path: path.to_owned(), source };
     let file = fs::File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
@@ -47,7 +64,5 @@ pub fn check(path: &Path) -> Result<(usize, Option<Torn>), JournalError> {
     if read > JOURNAL_BYTES_MAX {
         return Err(JournalError::Full { path: path.to_owned(), bytes: read });
     }
-    let (_, found) = examine(path, &bytes)?;
-    let rest = (bytes.len() - found.end) as u64;
-    Ok((found.entries.len(), (rest > 0).then_some(Torn { at: found.end as u64, bytes: rest })))
+    Ok(bytes)
 }

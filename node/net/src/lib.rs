@@ -6,6 +6,7 @@
 //! `wayfare-protocol`.
 //!
 //! Read `net.rs` first, then `driver.rs` (the task that owns the swarm) and `substreams.rs` (streams and dials).
+#![forbid(unsafe_code)]
 
 mod bootstrap;
 mod connector;

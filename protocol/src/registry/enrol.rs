@@ -89,7 +89,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             self.tables.put_token(TokenRecord { hash: token.secret.hash(), name: name.to_owned(), role, expiry });
             self.event(Event::TokenCreated { name: name.to_owned(), role });
         }
-        self.commit();
+        self.commit(now);
         if room { Ok(token) } else { Err(CommandError::TooManyTokens) }
     }
 
@@ -124,7 +124,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
                 }
             }
         }
-        self.commit();
+        self.commit(now);
         Ok(())
     }
 
