@@ -47,7 +47,21 @@ pub fn check(path: &Path) -> Result<(usize, Option<Torn>), JournalError> {
     if read > JOURNAL_BYTES_MAX {
         return Err(JournalError::Full { path: path.to_owned(), bytes: read });
     }
-    let (_, found) = examine(path, &bytes)?;
+    let (entries, torn) = self::read(path, &bytes)?;
+    Ok((entries.len(), torn))
+}
+
+/// An entry's number, and what was written.
+type Payload<'a> = (u64, &'a [u8]);
+
+/// A journal's entries, oldest first, and what is unfinished at the end: of the `bytes` of a
+/// whole file. `path` is what errors name.
+///
+/// # Errors
+/// As of [`Journal::open`](super::Journal::open), but for those of the file system.
+pub fn read<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Vec<Payload<'a>>, Option<Torn>), JournalError> {
+    let (_, found) = examine(path, bytes)?;
     let rest = (bytes.len() - found.end) as u64;
-    Ok((found.entries.len(), (rest > 0).then_some(Torn { at: found.end as u64, bytes: rest })))
+    let entries = found.entries.into_iter().filter_map(|(seq, payload)| Some((seq, bytes.get(payload)?))).collect();
+    Ok((entries, (rest > 0).then_some(Torn { at: found.end as u64, bytes: rest })))
 }
