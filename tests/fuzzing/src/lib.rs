@@ -11,8 +11,11 @@
 pub mod decoders;
 pub mod files;
 pub mod input;
+pub mod machines;
 pub mod quick;
 pub mod seeds;
+pub mod spans;
+pub mod world;
 
 /// One thing that is fuzzed.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +52,13 @@ targets! {
     decoders::host_entry from || seeds::of("host journal ");
     decoders::gateway_entry from || seeds::of("gateway journal ");
     files::journal_file from seeds::journal_files;
+    machines::source from seeds::stories;
+    machines::target from seeds::stories;
+    machines::bystander from seeds::stories;
+    machines::gateway from seeds::stories;
+    machines::registry from seeds::stories;
+    machines::mesh from seeds::stories;
+    machines::mesh_signed from seeds::stories;
 }
 
 /// The target of this name.

@@ -106,6 +106,13 @@ replays! {
     host_entry 2000;
     gateway_entry 2000;
     journal_file 2000;
+    source 150;
+    target 150;
+    bystander 150;
+    gateway 150;
+    registry 150;
+    mesh 150;
+    mesh_signed 12;
 }
 
 #[test]
