@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use wayfare_journal::{JournalError, Torn, read};
+use wayfare_protocol::suite::digest;
 
 use crate::{decoders::measured, input::Input};
 
@@ -25,9 +26,9 @@ fn entry(salt: [u8; 8], seq: u64, payload: &[u8]) -> Vec<u8> {
 /// An entry's number, its payload, and where it ends in the file.
 pub type Written = (u64, Vec<u8>, usize);
 
-/// A journal with the entries that `input` asks for.
+/// A journal with the entries that `input` asks for. Who chooses payloads does not know the salt.
 pub fn journal(input: &mut Input<'_>) -> (Vec<u8>, Vec<Written>) {
-    let salt = input.number().to_le_bytes();
+    let salt = *digest("salt", &[input.clone().rest()]).0.first_chunk().unwrap();
     let base = u64::from(input.byte() % 4);
     let (mut bytes, mut entries, mut seq) = (head(salt, base), Vec::new(), 0);
     for _ in 0..input.byte() % 16 {

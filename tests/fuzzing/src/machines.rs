@@ -163,7 +163,7 @@ fn step<S: Suite>(world: &mut World<S>, victim: Victim, input: &mut Input<'_>) {
             let to = attacked(world, victim, input);
             world.intrude(input, to);
         }
-        195..=207 => world.ask(input.index(3), what % 2 == 0),
+        195..=207 => world.ask(input.index(3), what.is_multiple_of(2)),
         208..=214 => world.begin_move(input.index(3), input.index(4)),
         215..=219 => world.order(input.index(3), input.byte()),
         _ => disturb(world, what, input),
@@ -201,10 +201,10 @@ fn disturb<S: Suite>(world: &mut World<S>, what: u8, input: &mut Input<'_>) {
             let Some(node) = nodes.get_mut(&host) else { return };
             let machine = &mut node.host;
             match what {
-                240 => machine.set_cordoned(number % 2 == 0),
-                241 if number % 2 == 0 => machine.start_drain(),
+                240 => machine.set_cordoned(number.is_multiple_of(2)),
+                241 if number.is_multiple_of(2) => machine.start_drain(),
                 241 => machine.stop_drain(),
-                242 => machine.set_full(number % 2 == 0),
+                242 => machine.set_full(number.is_multiple_of(2)),
                 243 => machine.handle_peer_lost(now, other, "gone", rng),
                 244 => machine.handle_gateway_lost(*gateway),
                 245 => machine.record_rtt(now, other, Micros(u64::from(number) << (number % 32))),
@@ -216,7 +216,7 @@ fn disturb<S: Suite>(world: &mut World<S>, what: u8, input: &mut Input<'_>) {
                 251 => entrance.machine.handle_disconnected(now, host),
                 252 => entrance.machine.handle_connected(now, host),
                 253 => entrance.machine.compact_if(u64::from(number) << 20),
-                254 => entrance.machine.set_full(number % 2 == 0),
+                254 => entrance.machine.set_full(number.is_multiple_of(2)),
                 _ => entrance.machine.record_rtt(now, other, Micros(u64::from(number) << (number % 32))),
             }
         }

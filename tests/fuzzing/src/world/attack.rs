@@ -62,7 +62,7 @@ impl<T: Signable> Forge for Signed<T> {
         let mine = |key: &&Secret| {
             self.verify::<S, wayfare_protocol::reject::Strict>(&S::public_key(key), forger.registry, receiver).is_ok()
         };
-        let signer = if how % 4 == 0 { None } else { forger.keys.iter().find(mine) };
+        let signer = if how.is_multiple_of(4) { None } else { forger.keys.iter().find(mine) };
         let altered = if how & 64 == 0 { forger.altered(&message) } else { message };
         let Some(signer) = signer.or_else(|| forger.input.pick(forger.keys)) else { return };
         let (realm, receiver) = forger.misdirected(how, receiver);
@@ -219,7 +219,7 @@ impl Forger<'_, '_> {
 
     fn frame<S: Suite>(&mut self, stream: Stream, bytes: &mut Vec<u8>) {
         // Now and then a byte, wherever it is: nothing is signed anew.
-        if self.input.byte() % 8 == 0 {
+        if self.input.byte().is_multiple_of(8) {
             let at = self.input.index(bytes.len());
             if let Some(byte) = bytes.get_mut(at) {
                 *byte ^= self.input.byte();
@@ -263,7 +263,7 @@ impl<S: Suite> World<S> {
                 // Its place decides whether a record is opened; what is in it is sealed.
                 message.from = self.attacker.host;
                 let known: Vec<&Vec<u8>> = self.words.iter().filter(|word| word.len() == mig.0.len()).collect();
-                if input.byte() % 4 == 0
+                if input.byte().is_multiple_of(4)
                     && let Some(word) = input.pick(&known)
                 {
                     mig.0.copy_from_slice(word);

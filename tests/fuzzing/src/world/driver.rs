@@ -38,15 +38,15 @@ impl<S: Suite> World<S> {
                 self.land(mig, from, to, &records);
                 Ok(())
             }
-            Content::Frame(stream, bytes) if to == self.registry.host() => self.to_registry(from, stream, &bytes),
-            Content::Frame(stream, bytes) if to == self.gateway => self.to_gateway(from, stream, &bytes),
-            Content::Frame(stream, bytes) => self.to_host(from, to, stream, &bytes),
+            Content::Frame(stream, bytes) if to == self.registry.host() => self.registry_hears(from, stream, &bytes),
+            Content::Frame(stream, bytes) if to == self.gateway => self.gateway_hears(from, stream, &bytes),
+            Content::Frame(stream, bytes) => self.host_hears(from, to, stream, &bytes),
         };
         self.run();
         result
     }
 
-    fn to_registry(&mut self, from: HostId, stream: Stream, bytes: &[u8]) -> Result<(), Reject> {
+    fn registry_hears(&mut self, from: HostId, stream: Stream, bytes: &[u8]) -> Result<(), Reject> {
         let now = self.now;
         match stream {
             Stream::Registry => {
@@ -65,7 +65,7 @@ impl<S: Suite> World<S> {
         }
     }
 
-    fn to_gateway(&mut self, from: HostId, stream: Stream, bytes: &[u8]) -> Result<(), Reject> {
+    fn gateway_hears(&mut self, from: HostId, stream: Stream, bytes: &[u8]) -> Result<(), Reject> {
         let (now, machine) = (self.now, &mut self.entrance.machine);
         let before = machine.clone();
         let result = match stream {
@@ -88,7 +88,7 @@ impl<S: Suite> World<S> {
         result
     }
 
-    fn to_host(&mut self, from: HostId, to: HostId, stream: Stream, bytes: &[u8]) -> Result<(), Reject> {
+    fn host_hears(&mut self, from: HostId, to: HostId, stream: Stream, bytes: &[u8]) -> Result<(), Reject> {
         let (now, real) = (self.now, (self.registry.host(), self.registry.id()));
         let rogue = (HostId(S::public_key(&self.attacker.registry.secret)), self.attacker.registry.id);
         let Some(node) = self.nodes.get_mut(&to) else { return Ok(()) };
