@@ -23,7 +23,7 @@ mod writer;
 use std::io;
 use std::path::PathBuf;
 
-pub use examine::{check, read};
+pub use examine::{check, parse, read};
 pub use file::{Journal, Opened, Torn};
 pub use space::{Disk, Space};
 pub use writer::{JournalWriter, Keep, Observer, Synced, WriterClosed};

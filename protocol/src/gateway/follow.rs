@@ -50,7 +50,8 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
     /// A Registry's answer, on the stream to `registry`.
     ///
     /// # Errors
-    /// A named rejection, counted. Nothing changed.
+    /// A named rejection, counted. Nothing changed; but if all that is wrong is the placement's age or epoch, the question is
+    /// answered: where the service's host is reached is known from then on.
     pub fn handle_found(&mut self, now: Now, registry: RegistryId, found: &Found) -> Result<(), Reject> {
         let result = self.found(now, registry, found);
         self.counted(result)

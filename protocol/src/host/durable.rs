@@ -200,6 +200,10 @@ impl Memory {
     fn end(&mut self, mig: MigrationId) {
         self.keys.remove(&mig);
         self.held.remove(&mig);
+        // A snapshot tells of it already: said twice, it would take another's place.
+        if self.finished.contains(&mig) {
+            return;
+        }
         if self.finished.len() >= FINISHED_MAX {
             self.finished.pop_front();
         }
