@@ -9,7 +9,7 @@ use super::{
 use crate::{
     gateway::messages::Call,
     ids::{ClientId, Digest, Epoch, HostId, MigrationIds, ServiceId},
-    limits::{RETRY_FIRST, RETRY_MAX, renew_interval},
+    limits::{QUEUED_BYTES_MAX, QUEUED_REQUESTS_MAX, RETRY_FIRST, RETRY_MAX, queued_share, renew_interval},
     manifest::Manifest,
     migration::{
         messages::{Placement, Renew},
@@ -215,6 +215,8 @@ pub struct Hosted {
     pub running: Option<Waiting>,
     /// Admitted requests that wait for their turn.
     pub queue: VecDeque<Waiting>,
+    /// Whose request was the last to have its turn.
+    pub served: Option<HostId>,
     /// Calls that met a frozen service: admitted if it thaws, sent again by their gateways if it moves.
     pub held: VecDeque<(HostId, Call)>,
     /// The attempt to move it.
@@ -244,6 +246,32 @@ impl Hosted {
     /// The identifiers of the attempt, from 3 on.
     pub fn attempt_ids(&self) -> Option<MigrationIds> {
         self.attempt.as_ref().and_then(|attempt| attempt.source.ids())
+    }
+
+    /// Whether a request of `len` bytes from `gateway`, one of so many, may wait here: there is room, and it has a share left.
+    pub fn has_room(&self, gateway: HostId, len: usize, gateways: usize) -> bool {
+        let queued = self.queue.iter().map(|waiting| (waiting.gateway, waiting.request.len()));
+        let held = self.held.iter().map(|(gateway, call)| (*gateway, call.request.len()));
+        let (mut all, mut own) = ((0, 0), (0, 0));
+        for (whose, len) in queued.chain(held) {
+            all = (all.0 + 1, all.1 + len);
+            if whose == gateway {
+                own = (own.0 + 1, own.1 + len);
+            }
+        }
+        let fits = |used: (usize, usize), share: fn(usize, usize) -> usize| {
+            used.0 < share(QUEUED_REQUESTS_MAX, gateways) && used.1 + len <= share(QUEUED_BYTES_MAX, gateways)
+        };
+        // One request of any size always may, so that a small share is a slow one and not none.
+        fits(all, |max, _| max) && (own.0 == 0 || fits(own, queued_share))
+    }
+
+    /// The next request to execute: gateways take turns, and each one's requests keep their order.
+    pub fn next_in_turn(&mut self) -> Option<Waiting> {
+        let of_another = self.queue.iter().position(|waiting| Some(waiting.gateway) != self.served);
+        let next = self.queue.remove(of_another.unwrap_or(0))?;
+        self.served = Some(next.gateway);
+        Some(next)
     }
 
     /// Whether the Registry's record names the manifest that is served. It follows an update, and no move begins before.
