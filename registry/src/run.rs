@@ -144,7 +144,7 @@ async fn start(
     let incoming = net.accept(Protocol::Registry)?;
     let (pool, events) = Pool::new(net.clone(), Protocol::Registry, FRAME_BYTES_MAX, tracker.clone(), shutdown.clone());
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
-    let handle = Handle { commands };
+    let handle = Handle { commands, net: net.clone() };
     let bundle = TrustBundle::new(vec![anchor.clone()]);
     let greeter = Greeter::new(net.clone(), tracker.clone());
     tracker.spawn(relay::run(net.clone(), bundle, handle.clone(), greeter, mesh_events));
@@ -166,7 +166,7 @@ async fn start(
     let spans = Spans::start(config.telemetry.otlp.as_deref(), &exporter, &tracker, shutdown.clone())?;
     let counted = Arc::new(RegistryMetrics::new(spans.clone()));
     let store = StoreThread::start(store, &tracker, failure_sender, &counted);
-    let driver = Driver::new(machine, pool, store, watched, Arc::clone(&counted), spans);
+    let driver = Driver::new(machine, net.clone(), pool, store, watched, Arc::clone(&counted), spans);
     let span = node_span(&node_name, "registry");
     tracker.spawn(driver.run(incoming, events, command_queue, shutdown.clone()).instrument(span));
     let metrics = endpoint.as_ref().map(Endpoint::address);
