@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use super::{
     effect::ImageId,
     orders::{Ordered, Standing},
+    queue,
 };
 use crate::{
     gateway::messages::Call,
     ids::{ClientId, Digest, Epoch, HostId, MigrationIds, ServiceId},
-    limits::{QUEUED_BYTES_MAX, QUEUED_REQUESTS_MAX, RETRY_FIRST, RETRY_MAX, queued_share, renew_interval},
+    limits::{RETRY_FIRST, RETRY_MAX, renew_interval},
     manifest::Manifest,
     migration::{
         messages::{Placement, Renew},
@@ -248,30 +249,16 @@ impl Hosted {
         self.attempt.as_ref().and_then(|attempt| attempt.source.ids())
     }
 
-    /// Whether a request of `len` bytes from `gateway`, one of so many, may wait here: there is room, and it has a share left.
+    /// Whether a request of `len` bytes from `gateway`, one of so many, may wait here.
     pub fn has_room(&self, gateway: HostId, len: usize, gateways: usize) -> bool {
         let queued = self.queue.iter().map(|waiting| (waiting.gateway, waiting.request.len()));
         let held = self.held.iter().map(|(gateway, call)| (*gateway, call.request.len()));
-        let (mut all, mut own) = ((0, 0), (0, 0));
-        for (whose, len) in queued.chain(held) {
-            all = (all.0 + 1, all.1 + len);
-            if whose == gateway {
-                own = (own.0 + 1, own.1 + len);
-            }
-        }
-        let fits = |used: (usize, usize), share: fn(usize, usize) -> usize| {
-            used.0 < share(QUEUED_REQUESTS_MAX, gateways) && used.1 + len <= share(QUEUED_BYTES_MAX, gateways)
-        };
-        // One request of any size always may, so that a small share is a slow one and not none.
-        fits(all, |max, _| max) && (own.0 == 0 || fits(own, queued_share))
+        queue::has_room(queued.chain(held), gateway, len, gateways)
     }
 
-    /// The next request to execute: gateways take turns, and each one's requests keep their order.
+    /// The next request to execute.
     pub fn next_in_turn(&mut self) -> Option<Waiting> {
-        let of_another = self.queue.iter().position(|waiting| Some(waiting.gateway) != self.served);
-        let next = self.queue.remove(of_another.unwrap_or(0))?;
-        self.served = Some(next.gateway);
-        Some(next)
+        queue::next_in_turn(&mut self.queue, &mut self.served)
     }
 
     /// Whether the Registry's record names the manifest that is served. It follows an update, and no move begins before.

@@ -35,6 +35,7 @@ pub mod figures;
 pub mod hosted;
 mod leases;
 pub mod orders;
+mod queue;
 mod show;
 mod update;
 pub mod view;
