@@ -1,6 +1,6 @@
 //! Every bound of the protocol, and what happens at it.
 
-use crate::time::Micros;
+use crate::{quota::Rate, time::Micros};
 
 /// Largest control frame on any stream, before decoding. Larger: the stream is closed.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -32,6 +32,11 @@ pub const ADVERTS_MAX: usize = 1024;
 pub const ADVERT_LIFETIME_MAX: Micros = Micros::from_secs(60);
 /// How often a cloud advertises.
 pub const ADVERT_INTERVAL: Micros = Micros::from_secs(10);
+/// How often a cloud's adverts are taken and passed on; beyond that they are dropped. It advertises every [`ADVERT_INTERVAL`], and
+/// once more when its peers, addresses or room change.
+pub const ADVERT_RATE: Rate = Rate::new(5, 50);
+/// How many lines of a log others can provoke; the rest is counted.
+pub const COMPLAINT_RATE: Rate = Rate::new(1, 20);
 /// How far two machines' wall clocks may differ: added to every expiry check.
 pub const CLOCK_SKEW: Micros = Micros::from_secs(5);
 
@@ -123,6 +128,13 @@ pub const KEPT_RESPONSES_MAX: usize = 1024;
 pub const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Requests that wait at a host for one service, running or frozen. More: busy.
 pub const QUEUED_REQUESTS_MAX: usize = 1024;
+/// Bytes of the requests that wait at a host for one service. More: busy.
+pub const QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The share of [`QUEUED_REQUESTS_MAX`] and of [`QUEUED_BYTES_MAX`] of one gateway, where so many are connected: what is left for
+/// another is as much. More: busy.
+pub const fn queued_share(max: usize, gateways: usize) -> usize {
+    max / (gateways + 1)
+}
 /// Requests in flight at a gateway for one service. More: 503 to the client.
 pub const PENDING_REQUESTS_MAX: usize = 1024;
 /// How long a gateway holds a request before it answers 504.

@@ -12,11 +12,12 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
-use wayfare_net::{Incoming, Pool, PoolEvent, Watched};
+use wayfare_net::{Incoming, Net, Pool, PoolEvent, PoolEvents, Watched};
 use wayfare_protocol::{
     ids::{Epoch, HostId, MigrationIds},
     migration::messages::{Answer as Decided, RegistryFrame},
     order::Outcome,
+    quota::{Complaints, registry_weight},
     registry::{Effect, Event, RecoveryView, audit::Head, is_violation},
     reject::Reject,
     time::Micros,
@@ -100,8 +101,10 @@ impl StoreThread {
 /// Owner of the machine.
 pub(crate) struct Driver {
     machine: Machine,
+    net: Net,
     pool: Pool,
     store: StoreThread,
+    complaints: Complaints,
     /// Answers to commands, each with the batch that it waits for.
     waiting: VecDeque<(u64, Answer)>,
     watched: Watched,
@@ -115,20 +118,23 @@ struct StoreLost;
 impl Driver {
     pub(crate) fn new(
         machine: Machine,
-        pool: Pool,
+        net: Net,
+        mut pool: Pool,
         store: StoreThread,
         watched: Watched,
         metrics: Arc<RegistryMetrics>,
         spans: Spans,
     ) -> Self {
-        Self { machine, pool, store, waiting: VecDeque::new(), watched, metrics, spans }
+        pool.set_weight(registry_weight);
+        let complaints = Complaints::default();
+        Self { machine, net, pool, store, complaints, waiting: VecDeque::new(), watched, metrics, spans }
     }
 
     /// Runs until `shutdown`, or until the store fails; then cancels `shutdown`, so that everything else stops too.
     pub(crate) async fn run(
         mut self,
         mut incoming: mpsc::Receiver<Incoming>,
-        mut events: mpsc::Receiver<PoolEvent>,
+        mut events: PoolEvents,
         mut commands: mpsc::Receiver<Command>,
         shutdown: CancellationToken,
     ) {
@@ -198,6 +204,7 @@ impl Driver {
         match event {
             PoolEvent::Opened { peer, .. } => {
                 debug!(peer = %peer, "stream opened");
+                self.vouch(peer);
             }
             PoolEvent::Unsent { peer, version, needs } => {
                 warn!(peer = %peer, "not told: it speaks version {version}, and this needs {needs}: upgrade it");
@@ -205,8 +212,9 @@ impl Driver {
             PoolEvent::Frame { peer, id, bytes } => {
                 if self.pool.is_live(peer, id) {
                     let result = self.machine.handle_frame(clock::now(), &mut clock::entropy(), peer, &bytes);
-                    if let Err(reject) = result {
-                        self.handle_reject(peer, reject);
+                    match result {
+                        Ok(()) => self.vouch(peer),
+                        Err(reject) => self.handle_reject(peer, reject),
                     }
                 }
             }
@@ -221,12 +229,24 @@ impl Driver {
         Ok(())
     }
 
+    /// Who has enrolled is no stranger.
+    fn vouch(&self, peer: HostId) {
+        if self.machine.is_member(peer) {
+            self.net.vouch(peer);
+        }
+    }
+
     fn handle_reject(&mut self, peer: HostId, reject: Reject) {
-        if is_violation(reject) {
-            warn!(peer = %peer, rejection = reject.name(), "{reject}: stream closed");
+        let violation = is_violation(reject);
+        if violation {
             self.pool.close(peer);
+        }
+        // Anybody can provoke one: the counter has them all.
+        let Some(left_out) = self.complaints.another(clock::now().mono) else { return };
+        if violation {
+            warn!(peer = %peer, rejection = reject.name(), left_out, "{reject}: stream closed");
         } else {
-            info!(peer = %peer, rejection = reject.name(), "refused: {reject}");
+            info!(peer = %peer, rejection = reject.name(), left_out, "refused: {reject}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use wayfare_net::Net;
 use wayfare_protocol::{
     advert::Advert,
     ids::HostId,
@@ -48,6 +49,7 @@ pub struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
     /// The last entry of the audit log, if there is one.
     pub(crate) audited: watch::Receiver<Option<Head>>,
+    pub(crate) net: Net,
 }
 
 impl Handle {
@@ -56,6 +58,18 @@ impl Handle {
         let command: Command = Box::new(move |machine, now| {
             // It was verified; if a newer one is known, all the better.
             let _ = machine.handle_advert(now, &advert);
+            Box::new(|| ())
+        });
+        let _ = self.commands.try_send(command);
+    }
+
+    /// A peer has connected: if it is a member, it is no stranger. When it finds no room: the peer's first stream says it as well.
+    pub(crate) fn vouch(&self, peer: HostId) {
+        let net = self.net.clone();
+        let command: Command = Box::new(move |machine, _| {
+            if machine.is_member(peer) {
+                net.vouch(peer);
+            }
             Box::new(|| ())
         });
         let _ = self.commands.try_send(command);
@@ -160,6 +174,7 @@ impl Handle {
     /// # Errors
     /// [`HandleError::Stopped`].
     pub async fn stats(&self) -> Result<StatsView, HandleError> {
-        self.call(|machine, _| StatsView::new(machine)).await
+        let net = self.net.counters();
+        self.call(move |machine, _| StatsView::new(machine, net)).await
     }
 }

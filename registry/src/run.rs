@@ -156,7 +156,7 @@ async fn start(
     let spans = Spans::start(config.telemetry.otlp.as_deref(), &exporter, &tracker, shutdown.clone())?;
     let counted = Arc::new(RegistryMetrics::new(spans.clone()));
     let (store, audited) = StoreThread::start(records, &tracker, failure_sender, &counted);
-    let handle = Handle { commands, audited };
+    let handle = Handle { commands, audited, net: net.clone() };
     let bundle = TrustBundle::new(vec![anchor.clone()]);
     let greeter = Greeter::new(net.clone(), tracker.clone());
     tracker.spawn(relay::run(net.clone(), bundle, handle.clone(), greeter, mesh_events));
@@ -167,7 +167,7 @@ async fn start(
         tracker.spawn(api::serve(listener, path, handle.clone(), status, shutdown.clone()));
     }
     let node_name = config.name;
-    let driver = Driver::new(machine, pool, store, watched, Arc::clone(&counted), spans);
+    let driver = Driver::new(machine, net.clone(), pool, store, watched, Arc::clone(&counted), spans);
     let span = node_span(&node_name, "registry");
     tracker.spawn(driver.run(incoming, events, command_queue, shutdown.clone()).instrument(span));
     let metrics = endpoint.as_ref().map(Endpoint::address);

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
+use wayfare_net::NetCounters;
 use wayfare_protocol::{
     registry::{self, CloudStats, Distribution, Enrolment, PlacementView, Registry, Suspension},
     reject::{Guards, RejectCounters},
@@ -269,13 +270,17 @@ pub struct StatsView {
     pub clouds: Vec<CloudView>,
     /// How often each rejection happened since the start, by name.
     pub rejections: BTreeMap<String, u64>,
+    /// What the transport dropped, refused or delayed since the start, by name.
+    #[serde(default)]
+    pub net: BTreeMap<String, u64>,
 }
 
 impl StatsView {
-    pub(crate) fn new<S: Suite, G: Guards>(registry: &Registry<S, G>) -> Self {
+    pub(crate) fn new<S: Suite, G: Guards>(registry: &Registry<S, G>, net: NetCounters) -> Self {
         let mut clouds: Vec<CloudView> = registry.stats().map(CloudView::new).collect();
         clouds.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { clouds, rejections: rejections(registry.rejects()) }
+        let net = net.by_name().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+        Self { clouds, rejections: rejections(registry.rejects()), net }
     }
 }
 

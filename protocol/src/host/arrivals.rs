@@ -135,6 +135,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
     }
 
+    /// Whether a service is on its way here from `peer`: it has shown the Registry's word for it.
+    pub fn receives_from(&self, peer: HostId) -> bool {
+        self.arrivals.values().any(|arrival| arrival.target.source() == peer)
+    }
+
     /// A frame of the Registry.
     ///
     /// # Errors

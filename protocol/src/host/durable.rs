@@ -364,6 +364,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             placer,
             running: None,
             queue: VecDeque::new(),
+            served: None,
             held: VecDeque::new(),
             attempt,
             counter: 0,

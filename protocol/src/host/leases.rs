@@ -226,6 +226,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             placer,
             running: None,
             queue: VecDeque::new(),
+            served: None,
             held: VecDeque::new(),
             attempt: None,
             counter: 0,

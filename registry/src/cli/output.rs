@@ -219,5 +219,8 @@ pub(super) fn stats(stats: &StatsView, json: bool) -> anyhow::Result<()> {
     for (name, count) in &stats.rejections {
         print(&format!("rejected {count} x {name}"))?;
     }
+    for (name, count) in stats.net.iter().filter(|(_, count)| **count > 0) {
+        print(&format!("network {count} x {name}"))?;
+    }
     Ok(())
 }
