@@ -233,6 +233,28 @@ impl Service {
         Transfer { ids, new_key, transcript, nonce_b: Nonce([6; 16]), state, mode: Mode::Registry }
     }
 
+    /// 4 of an attempt that 3 allows, with a key share that nobody keeps.
+    ///
+    /// # Errors
+    /// 3 is none.
+    pub fn four(&self, verdict: &Signed<YesCloud>, rng: &mut Entropy) -> Result<RequestFrame, Reject> {
+        let yes = verdict.unverified()?;
+        let request = Request {
+            ids: self.allowed(&yes),
+            key: placement_key(&self.key),
+            tos: self.manifest.tos,
+            nonce: nonce(),
+            share: Dalek::dh_public(&fresh_secret(rng)),
+            verdict: verdict.hash(),
+            asked: now().wall,
+            required: self.manifest.required,
+            manifest: self.signed_manifest.hash(),
+            suites: vec![SuiteId::X25519ChaCha20Poly1305],
+        };
+        let request = self.realm.signer(&self.key, Receiver::Host(yes.request.host)).sign(&request);
+        Ok(RequestFrame { request, verdict: verdict.clone(), manifest: self.signed_manifest.clone() })
+    }
+
     /// How it consents to a move to `target`.
     pub fn consents(&self, target: HostId) -> CoSigner {
         CoSigner {

@@ -12,6 +12,7 @@ use wayfare_node::{
 use wayfare_protocol::{
     advert::{Advert, verify_advert},
     ids::Digest,
+    limits::RECORD_BYTES_MAX,
     manifest::Manifest,
     migration::{
         messages::*,
@@ -178,15 +179,24 @@ impl Source {
         Ok(attempt.machine.consent::<Dalek>(&self.party(&bundle, &manifest)?, state)?.consent)
     }
 
-    /// All records of the instance, and `h(state)`.
+    /// All records of the instance, its code before them if the cloud wants it, and `h(state)`.
     ///
     /// # Errors
     /// The instance does not run.
-    pub fn records(&mut self, agreement: &Agreement) -> anyhow::Result<(Vec<SealedRecord>, Digest)> {
+    pub fn records(
+        &mut self,
+        agreement: &Agreement,
+        needs_module: bool,
+    ) -> anyhow::Result<(Vec<SealedRecord>, Digest)> {
         let mut sealer = Sealer::new(agreement.key.clone(), agreement.transcript);
         let salt = sealer.salt();
         let sessions = belongings(&Sessions::default(), &Memory::default());
         let mut records = Vec::new();
+        if needs_module {
+            for piece in KV.chunks(RECORD_BYTES_MAX) {
+                records.push(sealer.seal::<Dalek>(RecordKind::Module, piece)?);
+            }
+        }
         self.instance.arm(Salt(salt.0))?;
         let quiesced =
             self.instance.quiesce().map_err(|blockers| anyhow!("the service cannot be stopped: {blockers:?}"))?;

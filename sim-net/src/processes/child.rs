@@ -110,6 +110,11 @@ impl Process {
         self.ready.as_ref().context("it did not start")
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ impl PuppetSource {
 
     /// All records of the instance, and `h(state)`.
     pub fn records(&mut self, agreement: &Agreement) -> (Vec<SealedRecord>, Digest) {
-        self.0.records(agreement).unwrap()
+        self.0.records(agreement, false).unwrap()
     }
 
     /// Opens a state stream and says what it is for.
