@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 use wayfare_protocol::placement::Policy;
 
 use crate::{
+    attack::AttackArgs,
     bench::{Report, durability, flood, gateway, handshake, idle, mesh, registry, transfer},
     demo::{self, DemoOptions},
     layout::Journey,
@@ -56,6 +57,8 @@ Examples:
     },
     /// Look for seeds that break a promise: the production machines in virtual time, under faults of every kind
     Fuzz(FuzzArgs),
+    /// A malicious node against real ones: every attack, and what the victims say of it
+    Attack(AttackArgs),
     /// Real processes, killed again and again while services move and clients write
     Soak(SoakArgs),
     /// Print what completes this command's words in a shell
@@ -400,6 +403,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             print!("{}", String::from_utf8_lossy(&script));
             ExitCode::SUCCESS
         }
+        Command::Attack(args) => runtime.block_on(args.run()),
         Command::Demo(args) => runtime.block_on(run_demo(args)),
         Command::Soak(args) => runtime.block_on(run_soak(args)),
         Command::FloodAttacker => match runtime.block_on(flood::serve()) {
@@ -483,14 +487,14 @@ fn print_report(report: &Report, json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn print_json(value: &impl Serialize) {
+pub(crate) fn print_json(value: &impl Serialize) {
     match serde_json::to_string_pretty(value) {
         Ok(text) => println!("{text}"),
         Err(error) => eprintln!("wayfare-sim: the result cannot be written as JSON: {error}"),
     }
 }
 
-fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+pub(crate) fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     eprintln!("wayfare-sim: {error:#}");
     ExitCode::from(code)
 }

@@ -14,6 +14,7 @@
 
 use std::process::ExitCode;
 
+pub mod attack;
 pub mod bench;
 mod cli;
 pub mod client;

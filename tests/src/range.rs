@@ -1,10 +1,11 @@
 //! Shoots at a receiver and checks what each shot did: one named rejection, and nothing else.
 
+use sim_net::attack::peer::Peer;
 use wayfare_net::Protocol;
 
 use crate::{
     ledger::{Ledger, Watched},
-    peer::{Peer, Whereabouts},
+    peer::{Line, Whereabouts},
     puppet::registry::PuppetRegistry,
     shot::Shot,
 };
@@ -28,7 +29,7 @@ impl Range {
     /// `from` sends every shot on a stream of its own.
     pub async fn fire(&mut self, from: &Peer, to: &Whereabouts, protocol: Protocol, shots: Vec<Shot>) {
         for shot in shots {
-            let mut line = from.line(to, protocol).await;
+            let mut line = Line::open(from, to, protocol).await;
             line.send(&shot.bytes).await;
             self.judge(&shot).await;
         }
@@ -44,7 +45,7 @@ impl Range {
         shots: Vec<Shot>,
     ) {
         for shot in shots {
-            let mut line = from.line(to, protocol).await;
+            let mut line = Line::open(from, to, protocol).await;
             line.send(greeting).await;
             line.send(&shot.bytes).await;
             self.judge(&shot).await;

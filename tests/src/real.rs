@@ -1,10 +1,6 @@
 //! Real nodes: the product's own drivers, over loopback sockets.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, LazyLock, OnceLock},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tempfile::TempDir;
 use tokio::{
@@ -15,13 +11,12 @@ use tokio_util::{sync::DropGuard, task::TaskTracker};
 use wayfare_net::{CancellationToken, DirectConnector, NetConfig, Protocol};
 use wayfare_node::{
     gateway::{self, GatewayHandle, GatewayParts},
-    host::{self, HostHandle, HostParts, modules::module_digest},
-    runtime::{Driver, wasm::WasmDriver},
+    host::{self, HostHandle, HostParts},
 };
 use wayfare_protocol::{
     gateway::GatewayConfig,
     host::{HostConfig, Identity},
-    ids::{Digest, HostId, ServiceId},
+    ids::{HostId, ServiceId},
     limits::{COMPACT_JOURNAL_BYTES_MIN, IMAGE_LOG_BYTES_MIN, RECOVERY_WINDOW},
     migration::messages::{Lookup, RegistryFrame},
     placement::{PlacementConfig, Policy},
@@ -46,17 +41,7 @@ use crate::{
 /// How long a host waits for the next message: longer than all the messages take that are fired meanwhile, on any machine.
 const STEP_TIMEOUT: Micros = Micros::from_secs(120);
 
-/// The key-value service.
-pub static KV: &[u8] = include_bytes!("../guests/kv/kv.wasm");
-
-/// Its code's name.
-pub static KV_CODE: LazyLock<Digest> = LazyLock::new(|| module_digest(KV));
-
-/// One driver for all hosts of the process: the service is compiled once.
-pub fn driver() -> Arc<dyn Driver> {
-    static DRIVER: OnceLock<Arc<WasmDriver>> = OnceLock::new();
-    DRIVER.get_or_init(|| Arc::new(WasmDriver::new())).clone()
-}
+pub use sim_net::attack::source::{KV, KV_CODE, driver};
 
 /// The product's registry.
 pub struct RealRegistry {
@@ -103,7 +88,7 @@ impl RealRegistry {
         let stop = CancellationToken::new();
         let running = run(config, Arc::new(DirectConnector), stop.clone()).await.unwrap();
         let anchor = running.anchor().clone();
-        Self { realm: Realm { id: anchor.id, secret, anchor }, running, store, stop: stop.drop_guard() }
+        Self { realm: Realm::new(anchor.id, secret, anchor), running, store, stop: stop.drop_guard() }
     }
 
     /// Waits until everything is decided about again after a restore.

@@ -9,6 +9,9 @@ use wayfare_protocol::{
     wire::{self, Frame, VERSION, Wire},
 };
 
+use sim_net::attack::sign;
+pub use sim_net::attack::sign::{CoSigner, Signer, thief};
+
 use crate::alter::{Expect, Table};
 
 /// One thing to send.
@@ -48,22 +51,6 @@ impl Shot {
     }
 }
 
-/// A key of nobody.
-pub fn thief() -> Secret {
-    Secret::new([66; 32])
-}
-
-/// How a message is signed when it is honest.
-#[derive(Clone, Debug)]
-pub struct Signer {
-    /// The legitimate key.
-    pub secret: Secret,
-    /// In whose realm.
-    pub registry: RegistryId,
-    /// For whom.
-    pub receiver: Receiver,
-}
-
 /// Encodes like `T`, under another label.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent, bound = "T: Serialize + DeserializeOwned")]
@@ -79,19 +66,31 @@ fn convert<A: Wire, B: Wire>(value: &A) -> B {
     wire::decode(&wire::encode(value)).unwrap()
 }
 
-impl Signer {
-    /// Signs as it should be.
-    pub fn sign<T: Message>(&self, message: &T) -> Signed<T> {
-        Signed::sign::<Dalek>(&self.secret, self.registry, self.receiver, message)
-    }
-
+/// What an attacker makes of an honest signer's messages.
+pub trait Altered {
     /// `altered` under the signature of `honest`.
-    pub fn forge<T: Message>(&self, honest: &T, altered: &T) -> Signed<T> {
+    fn forge<T: Message>(&self, honest: &T, altered: &T) -> Signed<T>;
+
+    /// The same message signed with another key, for another receiver, in another realm, as another message.
+    fn misdirected<T: Message + Clone>(&self, message: &T) -> Vec<(&'static str, Signed<T>)>;
+
+    /// Every row of `table` that alters something, altered with and without signing anew, and the message misdirected. `base` makes an honest
+    /// message, `frame` the bytes around it; `bad` is what a signature that does not verify leads to there.
+    fn shots<T: Message + Clone + 'static>(
+        &self,
+        table: &Table<T>,
+        base: impl FnMut() -> T,
+        frame: impl Fn(Signed<T>) -> Vec<u8>,
+        bad: Reject,
+    ) -> Vec<Shot>;
+}
+
+impl Altered for Signer {
+    fn forge<T: Message>(&self, honest: &T, altered: &T) -> Signed<T> {
         unsigned(&self.sign(honest), altered)
     }
 
-    /// The same message signed with another key, for another receiver, in another realm, as another message.
-    pub fn misdirected<T: Message + Clone>(&self, message: &T) -> Vec<(&'static str, Signed<T>)> {
+    fn misdirected<T: Message + Clone>(&self, message: &T) -> Vec<(&'static str, Signed<T>)> {
         let other = RegistryId([0xee; 32]);
         let receivers = [Receiver::Anyone, Receiver::Registry(self.registry)];
         let receiver = receivers.into_iter().find(|receiver| *receiver != self.receiver).unwrap();
@@ -105,9 +104,7 @@ impl Signer {
         ]
     }
 
-    /// Every row of `table` that alters something, altered with and without signing anew, and the message misdirected. `base` makes an honest
-    /// message, `frame` the bytes around it; `bad` is what a signature that does not verify leads to there.
-    pub fn shots<T: Message + Clone + 'static>(
+    fn shots<T: Message + Clone + 'static>(
         &self,
         table: &Table<T>,
         mut base: impl FnMut() -> T,
@@ -136,34 +133,25 @@ impl Signer {
 
 /// `altered` in the envelope of `honest`.
 pub fn unsigned<T: Message>(honest: &Signed<T>, altered: &T) -> Signed<T> {
-    let (envelope, body) = (wire::encode(honest), wire::encode(altered));
-    let mut bytes = (body.len() as u64).to_le_bytes().to_vec();
-    bytes.extend_from_slice(&body);
-    bytes.extend_from_slice(&envelope[envelope.len() - 64..]);
-    wire::decode(&bytes).unwrap()
+    sign::unsigned(honest, altered).unwrap()
 }
 
-/// How a consent or a completion is signed when it is honest.
-#[derive(Clone, Debug)]
-pub struct CoSigner {
-    /// The placement's key.
-    pub placement: Secret,
-    /// The host's key.
-    pub host: Secret,
-    /// In whose realm.
-    pub registry: RegistryId,
-    /// For whom.
-    pub receiver: Receiver,
+/// What an attacker makes of honest consents and completions.
+pub trait CoAltered {
+    /// As [`Altered::shots`].
+    fn shots<T: Message + Clone + 'static>(
+        &self,
+        table: &Table<T>,
+        base: impl Fn() -> T,
+        frame: impl Fn(CoSigned<T>) -> Vec<u8>,
+    ) -> Vec<Shot>;
+
+    /// `altered` under the signatures of `honest`.
+    fn forge<T: Message>(&self, honest: &T, altered: &T) -> CoSigned<T>;
 }
 
-impl CoSigner {
-    /// Signs as it should be.
-    pub fn sign<T: Message>(&self, message: &T) -> CoSigned<T> {
-        CoSigned::sign::<Dalek>(&self.placement, &self.host, self.registry, self.receiver, message)
-    }
-
-    /// As [`Signer::shots`]; `bad_inner` is what another placement key leads to.
-    pub fn shots<T: Message + Clone + 'static>(
+impl CoAltered for CoSigner {
+    fn shots<T: Message + Clone + 'static>(
         &self,
         table: &Table<T>,
         base: impl Fn() -> T,

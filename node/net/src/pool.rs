@@ -12,6 +12,7 @@
 //! needs: neither end lets a later one pass.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ use crate::{FrameError, FrameReader, FrameWriter, Incoming, Net, Protocol, Strea
 
 /// Frames that wait for one peer. More: the stream is ended.
 const QUEUED_FRAMES_MAX: usize = 1024;
+/// Bytes of frames that wait for one peer, unless it is one frame. More: the stream is ended. (By their number alone, a peer that
+/// asks for much and does not read would take gigabytes.)
+const QUEUED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Peers with streams in one pool. More: the peer's is dropped.
 const PEERS_MAX: usize = 1024;
 /// Streams of one peer. More: the oldest is ended.
@@ -84,6 +88,8 @@ pub enum PoolEvent {
 struct Link {
     id: u64,
     frames: mpsc::Sender<Bytes>,
+    /// Bytes of the frames that wait.
+    queued: Arc<AtomicUsize>,
     cancel: CancellationToken,
     cap: watch::Sender<usize>,
 }
@@ -92,6 +98,16 @@ impl Link {
     /// Whether frames that are queued now can still go out.
     fn is_writable(&self) -> bool {
         !self.frames.is_closed() && !self.cancel.is_cancelled()
+    }
+
+    /// Queues a frame; `false` if there is no room. Only the pool's owner adds, so there is no race for the last place.
+    fn queue(&self, bytes: Bytes) -> bool {
+        let (waiting, len) = (self.queued.load(Ordering::Acquire), bytes.len());
+        if waiting > 0 && waiting + len > QUEUED_BYTES_MAX {
+            return false;
+        }
+        self.queued.fetch_add(len, Ordering::AcqRel);
+        self.frames.try_send(bytes).is_ok()
     }
 }
 
@@ -174,7 +190,7 @@ impl Pool {
     /// frame is dropped: the peer is to open one.
     pub fn send(&mut self, peer: HostId, addresses: &[String], bytes: Bytes) {
         if let Some(link) = self.newest(peer) {
-            if link.frames.try_send(bytes).is_err() {
+            if !link.queue(bytes) {
                 // It does not keep up: what matters will be asked for again, on a new stream.
                 link.cancel.cancel();
             }
@@ -186,7 +202,7 @@ impl Pool {
         self.connect(peer, addresses);
         if let Some(link) = self.newest(peer) {
             // The queue is new: there is room.
-            let _ = link.frames.try_send(bytes);
+            let _ = link.queue(bytes);
         }
     }
 
@@ -263,9 +279,10 @@ impl Pool {
         if links.len() >= STREAMS_PER_PEER_MAX {
             links.remove(0).cancel.cancel();
         }
-        links.push(Link { id, frames, cancel: cancel.clone(), cap: raise });
+        let queued = Arc::default();
+        links.push(Link { id, frames, queued: Arc::clone(&queued), cancel: cancel.clone(), cap: raise });
         let (net, cap, meter) = (self.net.clone(), self.cap, self.meter.clone());
-        Some((StreamTask { net, peer, id, cap, raised, events, meter, cancel }, queue))
+        Some((StreamTask { net, peer, id, cap, raised, queued, events, meter, cancel }, queue))
     }
 }
 
@@ -276,6 +293,7 @@ struct StreamTask {
     /// Of what is written; and, once it is raised to this, of what is read.
     cap: usize,
     raised: watch::Receiver<usize>,
+    queued: Arc<AtomicUsize>,
     events: Outlet,
     meter: Option<FrameMeter>,
     cancel: CancellationToken,
@@ -309,10 +327,10 @@ impl StreamTask {
         let version = stream.version();
         let (read_half, write_half) = tokio::io::split(stream);
         let mut writer = FrameWriter::new(write_half, self.cap).with_stall(WRITE_STALL);
-        let (net, peer, id, events) = (&self.net, self.peer, self.id, &self.events);
+        let (net, peer, id, events, queued) = (&self.net, self.peer, self.id, &self.events, &self.queued);
         let write = async {
             while let Some(bytes) = frames.recv().await {
-                match write_batch(&mut writer, version, bytes, &mut frames).await {
+                match write_batch(&mut writer, version, bytes, &mut frames, queued).await {
                     Ok(None) => {}
                     Ok(Some(needs)) => {
                         net.count_unsent();
@@ -383,15 +401,18 @@ async fn write_batch<W: AsyncWrite + Unpin>(
     version: u8,
     first: Bytes,
     frames: &mut mpsc::Receiver<Bytes>,
+    queued: &AtomicUsize,
 ) -> Result<Option<u8>, FrameError> {
     let (mut bytes, mut size, mut count) = (first, 0, 0);
     let unsent = loop {
         if let Some(later) = needed(&bytes).filter(|needed| *needed > version) {
+            queued.fetch_sub(bytes.len(), Ordering::AcqRel);
             break Some(later);
         }
         size += bytes.len();
         count += 1;
         writer.feed(&bytes).await?;
+        queued.fetch_sub(bytes.len(), Ordering::AcqRel);
         if size >= BATCH_BYTES_MAX || count >= BATCH_FRAMES_MAX {
             break None;
         }

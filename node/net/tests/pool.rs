@@ -153,3 +153,29 @@ async fn many_queued_frames_all_arrive_in_order() {
         assert_eq!(frame.unwrap()[1..5], n.to_le_bytes());
     }
 }
+
+/// Without the bound, a peer that asks for much and does not read would have this node keep all of it.
+#[tokio::test]
+async fn what_waits_for_a_peer_is_bounded_in_bytes() {
+    const FRAME: usize = 900_000;
+    let (mut server, peer) = (Server::start(21).await, Node::local(22).await);
+    let (stream, _) = server.opened_by(&peer).await;
+    let (host, frame) = (peer.host(), Bytes::from(vec![1; FRAME]));
+    let mut queued = 0;
+    // Nothing is written meanwhile: this test has one thread, and does not wait.
+    while server.pool.has(host) && queued < 1000 {
+        server.pool.send(host, &[], frame.clone());
+        queued += 1;
+    }
+    assert_eq!(queued, 32 * 1024 * 1024 / FRAME + 1, "the one that does not fit ends the stream");
+    assert_eq!(server.closed().await.1, None);
+    drop(stream);
+    // One that reads gets all, however much that is.
+    let (stream, _) = server.opened_by(&peer).await;
+    let mut reader = FrameReader::new(stream, CAP);
+    for _ in 0..queued * 2 {
+        server.pool.send(host, &[], frame.clone());
+        assert_eq!(within("a frame", reader.read()).await.unwrap().len(), FRAME);
+    }
+    assert!(server.pool.has(host));
+}

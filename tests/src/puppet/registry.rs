@@ -49,7 +49,7 @@ impl PuppetRegistry {
         let peer = Peer::start(seed).await;
         let config = RegistryConfig::new::<Dalek>(peer.secret.clone(), peer.net.listen_addresses());
         let machine = Machine::new(config);
-        let realm = Realm { id: machine.id(), secret: peer.secret.clone(), anchor: machine.anchor() };
+        let realm = Realm::new(machine.id(), peer.secret.clone(), machine.anchor());
         let incoming = peer.net.accept(Protocol::Registry).unwrap();
         let (commands, queue) = mpsc::channel(16);
         let (holding, held) = mpsc::channel(64);

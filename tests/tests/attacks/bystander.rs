@@ -4,7 +4,7 @@ use wayfare_net::Protocol;
 use wayfare_protocol::{advert::Gossip, ids::ServiceId, trust::Role, wire::Frame};
 use wayfare_tests::{
     ledger::Watched,
-    peer::{Peer, Whereabouts, until},
+    peer::{Whereabouts, until},
     range::Range,
     real::{Authority, RealGateway, RealHost},
     shot::Shot,
@@ -68,7 +68,7 @@ impl Bystander {
     }
 
     /// Fires on the home.
-    pub(crate) async fn fire(&self, mut range: Range, from: &Peer, shots: Vec<Shot>) {
+    pub(crate) async fn fire(&self, mut range: Range, from: &sim_net::attack::peer::Peer, shots: Vec<Shot>) {
         range.fire(from, &self.home.at, Protocol::Migrate, shots).await;
         range.close();
     }

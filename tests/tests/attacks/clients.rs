@@ -24,7 +24,7 @@ use wayfare_tests::{
     range::Range,
     real::{Authority, RealHost, RealRegistry},
     rows,
-    shot::{Shot, misshapen, oversized},
+    shot::{Altered as _, Shot, misshapen, oversized},
 };
 
 use crate::{

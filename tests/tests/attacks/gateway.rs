@@ -24,7 +24,7 @@ use wayfare_tests::{
     range::Range,
     real::{Authority, KV_CODE, RealGateway, RealHost, http},
     rows,
-    shot::{Shot, misshapen, oversized},
+    shot::{Altered as _, Shot, misshapen, oversized},
 };
 
 use crate::{

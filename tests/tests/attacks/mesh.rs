@@ -22,7 +22,7 @@ use wayfare_tests::{
     range::Range,
     real::{Authority, KV_CODE, RealGateway, RealHost, RealRegistry},
     rows,
-    shot::{Shot, Signer, misshapen},
+    shot::{Altered as _, Shot, Signer, misshapen},
 };
 
 use crate::{

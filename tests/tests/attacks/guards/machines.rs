@@ -43,7 +43,7 @@ impl World {
     /// A world whose owner says something else of the service.
     fn of(edit: impl FnOnce(&mut wayfare_protocol::manifest::Manifest)) -> Self {
         let registry = Registry::new(RegistryConfig::new::<Dalek>(Secret::new([200; 32]), vec![]));
-        let realm = Realm { id: registry.id(), secret: Secret::new([200; 32]), anchor: registry.anchor() };
+        let realm = Realm::new(registry.id(), Secret::new([200; 32]), registry.anchor());
         let [home, fjord, delta] = [1, 2, 3].map(|seed| Secret::new([seed; 32]));
         let mut service = Service::new(&realm, &home, "kv", Digest([7; 32]));
         edit(&mut service.manifest);

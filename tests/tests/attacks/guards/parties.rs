@@ -44,7 +44,7 @@ impl Pair {
         let (secret, target) = (Secret::new([200; 32]), Secret::new([2; 32]));
         let key = Dalek::public_key(&secret);
         let anchor = Anchor { id: registry_id(&key), key, addresses: vec![] };
-        let realm = Realm { id: anchor.id, secret, anchor };
+        let realm = Realm::new(anchor.id, secret, anchor);
         let (bundle, now) = (realm.bundle(), now());
         let service = Service::new(&realm, &Secret::new([1; 32]), "kv", Digest([7; 32]));
         let certificate = realm.certificate("fjord", host(&target), Role::Cloud);

@@ -17,7 +17,7 @@ use wayfare_tests::{
     },
     hand::nonce,
     rows,
-    shot::{CoSigner, Shot, misshapen, thief},
+    shot::{Altered as _, CoAltered as _, CoSigner, Shot, misshapen, thief},
 };
 
 use super::{Bench, not_for_a_registry};

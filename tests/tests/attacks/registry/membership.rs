@@ -19,7 +19,7 @@ use wayfare_tests::{
     hand::{nonce, placement_key},
     real::{Authority, KV_CODE},
     rows,
-    shot::{Shot, misshapen, oversized, thief},
+    shot::{Altered as _, Shot, misshapen, oversized, thief},
 };
 
 use super::Bench;

@@ -16,7 +16,7 @@ use wayfare_tests::{
     },
     hand::{claim, now, placement_key},
     rows,
-    shot::{Shot, Signer, misshapen, thief},
+    shot::{Altered as _, Shot, Signer, misshapen, thief},
 };
 
 use super::{Bench, membership::OWNERS};

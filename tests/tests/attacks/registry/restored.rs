@@ -27,7 +27,7 @@ use wayfare_tests::{
     range::Range,
     real::{Authority, KV_CODE, RealRegistry},
     rows,
-    shot::{Shot, Signer, misshapen, oversized, unsigned},
+    shot::{Altered as _, Shot, Signer, misshapen, oversized, unsigned},
 };
 
 use super::{
@@ -366,7 +366,7 @@ impl Restored {
         let nothing = Shown { stays: vec![], held: vec![], elsewhere: vec![], ..self.shown() };
         let frame = self.with(self.signer(&self.bench.stranger).sign(&nothing));
         let wrap = |certificate| RegistryFrame::Shown(ShownFrame { certificate, ..frame.clone() }).to_bytes();
-        let says = base.realm.says(Receiver::Anyone);
+        let says = self.bench.authority.realm().says(Receiver::Anyone);
         let mut shots = says.shots(&certificate(), || claim(&self.since.late), wrap, Reject::BadCertificate);
         let others = wrap(self.bench.certificate.clone());
         shots.push(Shot::new("SHOWN with another's certificate", others, Reject::BadCertificate));

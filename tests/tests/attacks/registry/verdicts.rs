@@ -21,7 +21,7 @@ use wayfare_tests::{
     hand::{Realm, Service, claim, entropy, nonce, placement_key},
     real::{Authority, KV_CODE},
     rows,
-    shot::{Shot, misshapen, thief},
+    shot::{Altered as _, Shot, misshapen, thief},
 };
 
 use super::{Bench, not_for_a_registry};

@@ -15,7 +15,7 @@ use wayfare_tests::{
     },
     hand::{claim, now},
     rows,
-    shot::{Shot, misshapen},
+    shot::{Altered as _, Shot, misshapen},
 };
 
 use super::{Bench, ids_of};

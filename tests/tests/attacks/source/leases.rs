@@ -15,7 +15,7 @@ use wayfare_tests::{
     hand::{claim, entropy},
     real::{KV, KV_CODE},
     rows,
-    shot::{Shot, misshapen},
+    shot::{Altered as _, Shot, misshapen},
 };
 
 use super::Bench;

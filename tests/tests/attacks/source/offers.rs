@@ -15,7 +15,7 @@ use wayfare_tests::{
     hand::{claim, nonce},
     peer::Line,
     rows,
-    shot::{Shot, misshapen, oversized, thief},
+    shot::{Altered as _, Shot, misshapen, oversized, thief},
 };
 
 use super::{Bench, ids_of};

@@ -62,7 +62,7 @@ impl Bench {
         let cloud = RealHost::start(&authority, "fjord", Role::Cloud, &[]).await;
         cloud.deploy(authority.realm(), "local").await;
         let mut source = PuppetSource::start(&authority, seed + 1, "kv").await;
-        source.register(&authority).await;
+        source.register().await;
         let delta = Peer::start(seed + 2).await;
         authority.enrol(&delta, "delta", Role::Cloud).await;
         let advert = advert_of(&cloud).await;
@@ -85,11 +85,11 @@ impl Bench {
         if claim(&self.advert).expiry < now().wall + Micros::from_secs(30) {
             self.advert = advert_of(&self.cloud).await;
         }
-        self.source.attempt(&self.authority, &self.advert).await
+        self.source.attempt(&self.advert).await
     }
 
     pub(crate) async fn migrate_line(&self) -> Line {
-        self.source.peer.line(&self.cloud.at, Protocol::Migrate).await
+        Line::open(&self.source.peer, &self.cloud.at, Protocol::Migrate).await
     }
 
     /// 4 to 7, honestly.

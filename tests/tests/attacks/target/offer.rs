@@ -20,7 +20,7 @@ use wayfare_tests::{
     hand::{CAPACITY, claim, entropy, nonce},
     puppet::source::Attempt,
     rows,
-    shot::{Shot, misshapen, oversized},
+    shot::{Altered as _, Shot, misshapen, oversized},
 };
 
 use super::Bench;

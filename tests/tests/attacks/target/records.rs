@@ -20,7 +20,7 @@ use wayfare_tests::{
     puppet::source::PuppetSource,
     real::KV,
     rows,
-    shot::{CoSigner, Shot, misshapen, oversized},
+    shot::{CoAltered as _, CoSigner, Shot, misshapen, oversized},
 };
 
 use super::{Agreed, Bench, offer, verdicts};
@@ -318,7 +318,7 @@ async fn long_record(bench: &mut Bench) {
 async fn another_code(bench: &mut Bench) {
     let odd = PuppetSource::with_code(&bench.authority, 69, "odd", Digest([9; 32])).await;
     let kv = std::mem::replace(&mut bench.source, odd);
-    bench.source.register(&bench.authority).await;
+    bench.source.register().await;
     failing(bench, "a state without its module", Reject::WrongCode, |_, _| ()).await;
     failing(bench, "a state with another module", Reject::WrongCode, |records, agreed| {
         let mut sealer = Sealer::new(agreed.agreement.key.clone(), agreed.agreement.transcript);

@@ -15,7 +15,7 @@ use wayfare_tests::{
     },
     hand::{claim, nonce},
     rows,
-    shot::{Shot, Signer, misshapen, oversized},
+    shot::{Altered as _, Shot, Signer, misshapen, oversized},
 };
 
 use super::Bench;
