@@ -3,7 +3,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use wayfare_protocol::{host::Entry, wire};
+use wayfare_protocol::host::Entry;
 
 use super::*;
 
@@ -34,7 +34,7 @@ fn placement_keys(dir: &Path) -> Vec<Vec<u8>> {
     }
     let mut keys = Vec::new();
     for (_, bytes) in wayfare_journal::read(&dir.join("journal")).unwrap() {
-        collect(&wire::decode(&bytes).unwrap(), &mut keys);
+        collect(&Entry::from_bytes(&bytes).unwrap(), &mut keys);
     }
     keys
 }
