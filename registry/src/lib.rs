@@ -14,6 +14,7 @@ mod config;
 mod driver;
 mod handle;
 mod metrics;
+pub mod oscal;
 mod reach;
 mod relay;
 mod run;

@@ -5,10 +5,12 @@
 
 pub mod baseline;
 pub mod certificate;
+pub mod evidence;
 pub mod join;
 pub mod signed;
 
 pub use baseline::{Assurance, Baseline, ControlId, Shortfall};
 pub use certificate::{Anchor, Certificate, Role, TrustBundle};
+pub use evidence::{Finding, Lack, lacking};
 pub use join::{JoinSecret, JoinToken, JoinTokenError};
 pub use signed::{CoSigned, Message, Receiver, Signed, Verified};
