@@ -176,6 +176,13 @@ pub const SHOW_INTERVAL: Micros = Micros::from_secs(5);
 /// How often, once the window is over, it asks the hosts that services still wait for.
 pub const SHOW_INTERVAL_LATER: Micros = Micros::from_secs(60);
 
+/// Bytes of a control's name: the longest of NIST SP 800-53 has 9, with an objective's suffix some more.
+pub const CONTROL_BYTES_MAX: usize = 64;
+/// Controls of a baseline: NIST SP 800-53 has 1,189 with all enhancements.
+pub const CONTROLS_MAX: usize = 2048;
+/// Measurements of a baseline, and values of all of them together.
+pub const MEASUREMENTS_MAX: usize = 256;
+
 #[cfg(test)]
 mod tests {
     use super::*;

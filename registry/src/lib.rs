@@ -15,6 +15,7 @@ mod config;
 mod driver;
 mod handle;
 mod metrics;
+pub mod oscal;
 mod reach;
 pub mod records;
 mod relay;
