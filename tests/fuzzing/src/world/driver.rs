@@ -141,7 +141,7 @@ impl<S: Suite> World<S> {
     fn registry_does(&mut self, effect: registry::Effect) {
         let from = self.registry.host();
         match effect {
-            registry::Effect::Persist { seq, batch } => {
+            registry::Effect::Persist { seq, batch, .. } => {
                 batch.iter().for_each(|op| op.apply(&mut self.store));
                 self.registry.handle_synced(seq);
                 self.check_record();
@@ -441,10 +441,10 @@ impl<S: Suite> World<S> {
     /// What a host writes down tells the attacker every placement's key: that alone must be worth nothing.
     fn heard_of(&mut self, me: HostId, entry: &Entry) {
         let secret = match entry {
-            Entry::Placed { secret, .. } | Entry::Registering { secret, .. } => Some(*secret),
+            Entry::Placed { secret, .. } | Entry::Registering { secret, .. } => Some(secret.clone()),
             Entry::KeyMade { ids, secret } => {
                 self.learn(&ids.mig.0);
-                Some(*secret)
+                Some(secret.clone())
             }
             Entry::Consented { ids, .. } => {
                 if me != self.attacker.host {
@@ -454,7 +454,7 @@ impl<S: Suite> World<S> {
             }
             _ => None,
         };
-        if let Some(secret) = secret.map(wayfare_protocol::suite::Secret::new) {
+        if let Some(secret) = secret {
             self.learn(&S::public_key(&secret));
             self.attacker.learn_key(secret);
         }
