@@ -1,4 +1,5 @@
 //! What strangers may cost a node, over real sockets: whoever floods from one address, or with one key, keeps nobody else out.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
 

@@ -143,7 +143,7 @@ fn what_is_no_such_document_says_so() {
     let deep = format!("{{\"catalog\":{}", "{\"groups\":[".repeat(100_000));
     fs::write(&path, deep).unwrap();
     assert!(error(&path).contains("recursion limit"), "{}", error(&path));
-    let huge = fs::File::create(&path).unwrap();
+    let huge = File::create(&path).unwrap();
     huge.set_len(DOCUMENT_BYTES_MAX + 1).unwrap();
     assert!(error(&path).contains("larger than 64 MiB"));
 }
