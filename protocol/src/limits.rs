@@ -34,7 +34,7 @@ pub const ADVERT_LIFETIME_MAX: Micros = Micros::from_secs(60);
 pub const ADVERT_INTERVAL: Micros = Micros::from_secs(10);
 /// How often a cloud's adverts are taken and passed on; beyond that they are dropped. It advertises every [`ADVERT_INTERVAL`], and
 /// once more when its peers, addresses or room change.
-pub const ADVERT_RATE: Rate = Rate::new(5, 50);
+pub const ADVERT_RATE: Rate = Rate::new(20, 200);
 /// How many lines of a log others can provoke; the rest is counted.
 pub const COMPLAINT_RATE: Rate = Rate::new(1, 20);
 /// How far two machines' wall clocks may differ: added to every expiry check.

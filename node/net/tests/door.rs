@@ -22,21 +22,21 @@ const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 fn port(node: &Node) -> SocketAddr {
     let address = node.addresses().remove(0);
-    let port = address.rsplit('/').next().unwrap().parse().unwrap();
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    let port = address.rsplit('/').next().and_then(|port| port.parse().ok());
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port.expect("a port")))
 }
 
 /// A socket that connects from `from`.
 fn socket(from: Ipv4Addr) -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((from, 0)).into()).expect("all of 127.0.0.0/8 is the loopback");
     socket
 }
 
 /// A connection from `from` that never says anything.
 fn silent(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
     let socket = socket(from);
-    socket.connect(&to.into()).unwrap();
+    socket.connect(&to.into()).expect("somebody listens");
     socket.into()
 }
 

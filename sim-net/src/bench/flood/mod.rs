@@ -66,17 +66,20 @@ pub struct FloodOptions {
 /// What does not start; and a move that failed, a request that failed, or memory above [`MEMORY_CAP_MIB`]: then it says so after
 /// it has printed the figures on stderr. Unless it is quick, also moves that are slower than [`SLOWER_MAX`].
 pub async fn run(options: FloodOptions) -> anyhow::Result<Report> {
-    let cores = pin_self()?;
     let mut report = Report::begin("flood");
+    let cores = pin_self()?;
     let mut bench = Bench::start(options, cores).await?;
-    bench.play(&mut report).await?;
-    let missed = bench.finish(&mut report).await?;
+    let played = bench.play(&mut report).await;
+    let missed = match played {
+        Ok(()) => bench.finish(&mut report).await,
+        Err(error) => Err(error),
+    };
     let report = report.finish();
-    if !missed.is_empty() {
-        eprintln!("{report}");
-        anyhow::bail!("{}", missed.join("; "));
+    match missed {
+        Ok(missed) if missed.is_empty() => Ok(report),
+        Ok(missed) => anyhow::bail!("{report}{}", missed.join("; ")),
+        Err(error) => Err(error.context(report.to_string())),
     }
-    Ok(report)
 }
 
 /// The cores of the mesh and of the attacker.
@@ -188,8 +191,24 @@ impl Bench {
         let begun = Instant::now();
         let moved = client.post::<serde_json::Value>(&["services", SERVICE, "move"], &request).await;
         moved.map_err(|error| format!("{from} to {to}: {error}"))?;
+        let took = begun.elapsed();
         self.at = [to, from];
-        Ok(begun.elapsed().as_secs_f64() * 1e3)
+        self.until_served(to).await?;
+        Ok(took.as_secs_f64() * 1e3)
+    }
+
+    /// The source may know that the service has moved before its target does.
+    async fn until_served(&self, host: &str) -> Result<(), String> {
+        let served = async {
+            loop {
+                let services = self.mesh.services(host).await.unwrap_or_default();
+                if services.iter().any(|service| service.name == SERVICE && service.state == "serving") {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, served).await.map_err(|_| format!("{host} does not serve it"))
     }
 
     async fn moves(&mut self, count: usize) -> Moves {
@@ -325,6 +344,7 @@ impl Bench {
                 missed.push(format!("{name} had {:.0} MiB resident", memory.peak_mib));
             }
         }
+        self.user.pause(PATIENCE).await?;
         let audit = self.user.audit(PATIENCE).await?;
         if !self.failed.is_empty() {
             missed.push(format!("{} moves failed: {}", self.failed.len(), self.failed.join(", ")));

@@ -34,7 +34,7 @@ fn enrol() -> Table<Enrol> {
         host => Reject::WrongPeer;
         role => Reject::WrongRole;
         region = long_text => Reject::FieldTooLong;
-        token => Reject::BadToken;
+        token => Reject::BadToken, raw Reject::BadToken;
         nonce => Free("the node's own: it recognises the answer by it");
     })
 }
