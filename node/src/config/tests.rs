@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn refused(text: &str) -> String {
@@ -47,4 +49,35 @@ fn only_a_gateway_carries_services() {
     assert!(config.check_role(Path::new("node.toml"), Role::Gateway).is_ok());
     let error = config.check_role(Path::new("node.toml"), Role::Cloud).unwrap_err().to_string();
     assert!(error.contains("gateway.services") && error.contains("cloud"), "{error}");
+}
+
+/// A file is read, or refused with its name.
+fn check_text(text: &str) {
+    if let Err(error) = Config::parse(Path::new("d/node.toml"), text) {
+        let error = error.to_string();
+        assert!(error.contains("d/node.toml"), "{error}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
+
+    #[test]
+    fn whatever_is_in_the_file_is_read_or_refused_by_name(
+        random in "\\PC{0,80}",
+        changes in prop::collection::vec((any::<prop::sample::Index>(), "[-0-9a-z=\"\\[\\]{}.#\n]{0,4}"), 1..6),
+    ) {
+        check_text(&random);
+        for role in [Role::Cloud, Role::Gateway] {
+            // Without what explains it.
+            let template = template(&Config::default(), role);
+            let lines = template.lines().map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")).unwrap_or(line));
+            let mut text: Vec<char> = lines.collect::<Vec<_>>().join("\n").chars().collect();
+            for (at, new) in &changes {
+                let at = at.index(text.len());
+                text.splice(at..(at + 1).min(text.len()), new.chars());
+            }
+            check_text(&text.into_iter().collect::<String>());
+        }
+    }
 }

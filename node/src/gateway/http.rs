@@ -115,6 +115,7 @@ pub(super) fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -198,6 +199,56 @@ mod tests {
         for bytes in [&b""[..], b"nonsense", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n"]
         {
             assert_eq!(response(bytes.to_vec()).status(), StatusCode::BAD_GATEWAY, "{bytes:?}");
+        }
+    }
+
+    const RESPONSE: &[u8] =
+        b"HTTP/1.1 200 OK\r\nConnection: close, x-hop\r\nx-hop: 1\r\nx-kept: a\r\ncontent-length: 2\r\n\r\nok";
+
+    /// Whatever a service answers, clients get a response that is whole: no header that concerns one connection, and a final
+    /// status.
+    fn check_response(bytes: &[u8]) {
+        let response = response(bytes.to_vec());
+        assert!(response.status().as_u16() >= 200);
+        for (name, _) in response.headers() {
+            assert!(*name != CONTENT_LENGTH && *name != TRANSFER_ENCODING && *name != CONNECTION, "{name}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+        #[test]
+        fn whatever_a_service_answers_is_a_response(
+            random in prop::collection::vec(any::<u8>(), 0..120),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            check_response(&random);
+            let mut changed = RESPONSE.to_vec();
+            changes.iter().for_each(|(at, byte)| changed[at.index(RESPONSE.len())] = *byte);
+            check_response(&changed);
+            changed.truncate(cut.index(RESPONSE.len()));
+            check_response(&[&changed[..], &random].concat());
+        }
+
+        #[test]
+        fn whatever_a_client_sends_as_its_key_is_one_or_refused(value in prop::collection::vec(any::<u8>(), 0..140)) {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                headers.insert("idempotency-key", value);
+                if let Ok(key) = idempotency_key(&headers) {
+                    let key = key.expect("there is a header");
+                    prop_assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
+                }
+                // What a service is called with reads back as the same request.
+                let bytes = request_bytes(&Method::POST, &Uri::from_static("/a?b"), &headers, &[1, 2]);
+                let mut storage = [httparse::EMPTY_HEADER; 4];
+                let mut request = httparse::Request::new(&mut storage);
+                let parsed = request.parse(&bytes);
+                prop_assert_eq!(parsed, Ok(httparse::Status::Complete(bytes.len() - 2)));
+                prop_assert_eq!((request.method, request.path, request.headers.len()), (Some("POST"), Some("/a?b"), 2));
+            }
         }
     }
 }

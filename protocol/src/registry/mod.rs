@@ -174,7 +174,8 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     /// # Errors
     /// The named rejection, which has been counted. An honest peer's mistake ([`is_violation`] is false) is answered as
     /// well, by NO_CLOUD, NO_SERVICE, GRANTED or REFUSED; after a violation the driver closes the stream. A refused
-    /// message changes nothing but the counter of a refused 2, and the state of a migration whose target is revoked.
+    /// message changes nothing but the counter of a refused 2, and the state of a migration whose target is revoked; and after
+    /// a restore, a service is taken up again whose host repeats its first REGISTER, whatever else is wrong with the frame.
     pub fn handle_frame(
         &mut self,
         now: Now,

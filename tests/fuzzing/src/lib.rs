@@ -58,7 +58,6 @@ targets! {
     machines::gateway from seeds::stories;
     machines::registry from seeds::stories;
     machines::mesh from seeds::stories;
-    machines::mesh_signed from seeds::stories;
 }
 
 /// The target of this name.

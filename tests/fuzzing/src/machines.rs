@@ -2,12 +2,7 @@
 
 use std::{cell::OnceCell, thread_local};
 
-use wayfare_protocol::{
-    ids::HostId,
-    registry::RevokeTarget,
-    suite::{Dalek, Suite},
-    time::Micros,
-};
+use wayfare_protocol::{ids::HostId, registry::RevokeTarget, suite::Suite, time::Micros};
 
 use crate::{
     input::Input,
@@ -22,12 +17,11 @@ use crate::{
 const STEPS_MAX: usize = 96;
 
 thread_local! {
-    static QUICK: OnceCell<Vec<World<Quick>>> = const { OnceCell::new() };
-    static REAL: OnceCell<Vec<World<Dalek>>> = const { OnceCell::new() };
+    static STAGES: OnceCell<Vec<World<Quick>>> = const { OnceCell::new() };
 }
 
 fn play(victim: Victim, bytes: &[u8]) {
-    QUICK.with(|stages_of| story(stages_of.get_or_init(stages), victim, bytes));
+    STAGES.with(|all| story(all.get_or_init(stages), victim, bytes));
 }
 
 /// A host that a service moves away from.
@@ -60,12 +54,8 @@ pub fn mesh(bytes: &[u8]) {
     play(Victim::Anybody, bytes);
 }
 
-/// All of them, under the real cryptography.
-pub fn mesh_signed(bytes: &[u8]) {
-    REAL.with(|stages_of| story(stages_of.get_or_init(stages), Victim::Anybody, bytes));
-}
-
-fn story<S: Suite>(stages: &[World<S>], victim: Victim, bytes: &[u8]) {
+/// Tells the story that `bytes` are, from one of `stages`.
+pub fn story<S: Suite>(stages: &[World<S>], victim: Victim, bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let Some(stage) = input.pick(stages) else { return };
     let mut world = stage.clone();

@@ -4,7 +4,11 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use proptest::prelude::*;
-use wayfare_fuzzing::{TARGETS, Target};
+use wayfare_fuzzing::{
+    TARGETS, Target, machines,
+    world::stages::{Victim, stages},
+};
+use wayfare_protocol::suite::Dalek;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -112,7 +116,13 @@ replays! {
     gateway 150;
     registry 150;
     mesh 150;
-    mesh_signed 12;
+}
+
+#[test]
+fn stories_hold_under_the_real_cryptography() {
+    let stages = stages::<Dalek>();
+    let told = (wayfare_fuzzing::target("mesh").unwrap().seeds)();
+    told.iter().for_each(|story| machines::story(&stages, Victim::Anybody, story));
 }
 
 #[test]

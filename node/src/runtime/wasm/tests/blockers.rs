@@ -1,5 +1,7 @@
 //! Each reason why a module cannot be a service, provoked.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::runtime::{Blocker, PrepareError};
 
@@ -159,5 +161,27 @@ fn all_are_listed_in_one_error_that_says_what_to_do() {
     let text = error.expect_err("blocked").to_string();
     for part in ["`memory`", "`wayfare_buffer`", "`wayfare_handle`", "a start function", "README.md"] {
         assert!(text.contains(part), "{part} not in: {text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
+
+    /// Whatever somebody deploys: it can be a service, or the reasons are named.
+    #[test]
+    fn whatever_is_deployed_is_prepared_or_refused(
+        random in prop::collection::vec(any::<u8>(), 0..200),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let driver = WasmDriver::new();
+        let mut plain = wat::parse_str(with("")).unwrap();
+        changes.iter().for_each(|(at, byte)| { let at = at.index(plain.len()); plain[at] = *byte; });
+        for module in [&random, &[b"\0asm\x01\0\0\0", &random[..]].concat(), &plain] {
+            match driver.prepare(module, MIB) {
+                Err(PrepareError::Blocked(blockers)) => prop_assert!(!blockers.is_empty()),
+                Err(error) => prop_assert!(!error.to_string().is_empty()),
+                Ok(_) => {}
+            }
+        }
     }
 }
