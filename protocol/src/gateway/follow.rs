@@ -43,7 +43,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
     /// Those of [`verify_advert`] and of [`AdvertStore::insert`](crate::advert::AdvertStore::insert), counted. Nothing changed.
     pub fn handle_gossip_advert(&mut self, now: Now, advert: &Signed<Advert>) -> Result<Inserted, Reject> {
         let result = verify_advert::<S, G>(advert, &self.config.bundle, now.wall)
-            .and_then(|(advert, certificate)| self.adverts.insert(now.wall, advert, certificate));
+            .and_then(|(advert, certificate)| self.adverts.insert::<G>(now.wall, advert, certificate));
         self.counted(result)
     }
 
