@@ -93,6 +93,12 @@ const ALONE: &[Case] = &[
     ),
     case(
         SIM,
+        "attack --only swim",
+        SETUP,
+        "wayfare-sim: --only: there is no attack `swim`; there are forged-yes, impostor-service, …",
+    ),
+    case(
+        SIM,
         "demo --matrix {none}",
         SETUP,
         "wayfare-sim: cannot read the latency matrix {none}: check that the file exists and may be read: No such file…",

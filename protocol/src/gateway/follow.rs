@@ -44,7 +44,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
     pub fn handle_gossip_advert(&mut self, now: Now, advert: &Signed<Advert>) -> Result<Inserted, Reject> {
         let result = verify_advert::<S, G>(advert, &self.config.bundle, now.wall).and_then(|(advert, certificate)| {
             self.pace.admit::<G>(now.mono, advert.host)?;
-            self.adverts.insert(now.wall, advert, certificate)
+            self.adverts.insert::<G>(now.wall, advert, certificate)
         });
         self.counted(result)
     }

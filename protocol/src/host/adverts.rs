@@ -77,7 +77,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         certificate: Arc<Verified<Certificate>>,
     ) -> Result<(), Reject> {
         if advert.host != self.me() {
-            self.adverts.insert(now.wall, advert, certificate)?;
+            self.adverts.insert::<G>(now.wall, advert, certificate)?;
         }
         Ok(())
     }

@@ -598,7 +598,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             self.commit(now);
         }
         if let Some(recovery) = &mut self.recovery {
-            recovery.reached.insert(now.wall, advert, certificate)?;
+            recovery.reached.insert::<G>(now.wall, advert, certificate)?;
         }
         Ok(())
     }

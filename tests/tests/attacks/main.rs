@@ -2,7 +2,7 @@
 //! over real sockets: a named rejection, counted once, and nothing else. Each group of tables ends with the honest
 //! message, and with a service nearby that has kept its state and can be moved.
 //!
-//! Open next: `coverage` for what the tables must contain, then the receivers: `registry`, `target`, `source`, `clients`,
+//! `proofs` shows for each attack of `wayfare-sim attack` that it is real. Open next: `coverage` for what the tables must contain, then the receivers: `registry`, `target`, `source`, `clients`,
 //! `gateway`, `mesh`, `recovery`. `guards` shows for single guards that without them the attack succeeds.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
@@ -13,6 +13,7 @@ mod gateway;
 mod guards;
 mod joining;
 mod mesh;
+mod proofs;
 mod recovery;
 mod registry;
 mod source;

@@ -17,21 +17,21 @@ use wayfare_tests::{
     shot::{CoSigner, thief},
 };
 
-type Sent = Vec<(HostId, RegistryFrame)>;
+pub(super) type Sent = Vec<(HostId, RegistryFrame)>;
 
 /// A Registry, a home (A) with a service, two clouds.
 pub(super) struct World {
-    registry: Registry<Dalek, Without>,
+    pub(super) registry: Registry<Dalek, Without>,
     pub(super) realm: Realm,
-    now: Now,
+    pub(super) now: Now,
     pub(super) home: Secret,
     pub(super) fjord: Secret,
     pub(super) delta: Secret,
-    certificate: Signed<Certificate>,
+    pub(super) certificate: Signed<Certificate>,
     pub(super) service: Service,
 }
 
-fn host(secret: &Secret) -> HostId {
+pub(super) fn host(secret: &Secret) -> HostId {
     HostId(Dalek::public_key(secret))
 }
 
@@ -64,7 +64,7 @@ impl World {
         world
     }
 
-    fn enrol(&mut self, secret: &Secret, name: &str, role: Role) -> Signed<Certificate> {
+    pub(super) fn enrol(&mut self, secret: &Secret, name: &str, role: Role) -> Signed<Certificate> {
         let lifetime = Micros::from_secs(60);
         let token = self.registry.create_join_token(self.now, &mut entropy(), name, role, lifetime).unwrap();
         let enrol = self.realm.hears(secret).sign(&self.realm.enrol(secret, role, token.secret.hash()));
@@ -75,7 +75,7 @@ impl World {
     }
 
     /// What the Registry sends when `from` says this.
-    fn say(&mut self, from: &Secret, frame: RegistryFrame) -> Sent {
+    pub(super) fn say(&mut self, from: &Secret, frame: RegistryFrame) -> Sent {
         // What it thinks of the frame shows in what it sends.
         let _ = self.registry.handle_frame(self.now, &mut entropy(), host(from), &frame.to_bytes());
         let mut sent = Vec::new();
@@ -93,7 +93,7 @@ impl World {
         self.now = Now { mono: self.now.mono + length, wall: self.now.wall + length };
     }
 
-    fn two(&mut self) -> VerifyCloudFrame {
+    pub(super) fn two(&mut self) -> VerifyCloudFrame {
         let target = host(&self.fjord);
         let advert = self.realm.advert(target, &self.certificate, &[]);
         let advert = self.realm.signer(&self.fjord, Receiver::Anyone).sign(&advert);
@@ -101,19 +101,19 @@ impl World {
         VerifyCloudFrame { request: self.service.to_registry().sign(&two), advert }
     }
 
-    fn allowed(&mut self) -> MigrationIds {
+    pub(super) fn allowed(&mut self) -> MigrationIds {
         let (home, two) = (self.home.clone(), self.two());
         let sent = self.say(&home, RegistryFrame::VerifyCloud(two));
         self.service.allowed(&yes(&sent).expect("an honest 2"))
     }
 
-    fn five(&self, ids: MigrationIds, edit: impl FnOnce(&mut VerifyService)) -> RegistryFrame {
+    pub(super) fn five(&self, ids: MigrationIds, edit: impl FnOnce(&mut VerifyService)) -> RegistryFrame {
         let mut five = self.service.five(ids, &Secret::new([9; 32]));
         edit(&mut five);
         RegistryFrame::VerifyService(self.realm.hears(&self.fjord).sign(&five))
     }
 
-    fn pinned(&mut self) -> MigrationIds {
+    pub(super) fn pinned(&mut self) -> MigrationIds {
         let ids = self.allowed();
         let (fjord, five) = (self.fjord.clone(), self.five(ids, |_| ()));
         assert!(is_yes_service(&self.say(&fjord, five)), "an honest 5");
@@ -121,7 +121,12 @@ impl World {
     }
 
     /// 10 of B, with a consent that may be anybody's.
-    fn ten(&self, ids: MigrationIds, consents: &CoSigner, edit: impl FnOnce(&mut Transfer)) -> RegistryFrame {
+    pub(super) fn ten(
+        &self,
+        ids: MigrationIds,
+        consents: &CoSigner,
+        edit: impl FnOnce(&mut Transfer),
+    ) -> RegistryFrame {
         let new_key = Secret::new([9; 32]);
         let honest = self.service.consent(ids, &new_key);
         let mut transfer = honest.clone();
@@ -142,7 +147,7 @@ impl World {
         Renew { ids: self.registry.placement(self.service.id()).unwrap().ids(), nonce: nonce() }
     }
 
-    fn moves(&mut self, ten: RegistryFrame) -> bool {
+    pub(super) fn moves(&mut self, ten: RegistryFrame) -> bool {
         let fjord = self.fjord.clone();
         self.say(&fjord, ten);
         self.registry.placement(self.service.id()).is_some_and(|placement| placement.host == host(&self.fjord))
@@ -173,7 +178,7 @@ fn restored() -> (World, Sent) {
     (world, sent)
 }
 
-fn yes(sent: &Sent) -> Option<YesCloud> {
+pub(super) fn yes(sent: &Sent) -> Option<YesCloud> {
     sent.iter().find_map(|(_, frame)| match frame {
         RegistryFrame::YesCloud(yes) => Some(claim(yes)),
         _ => None,
@@ -185,7 +190,7 @@ fn is_yes_service(sent: &Sent) -> bool {
 }
 
 #[test]
-fn a_two_without_the_placement_key() {
+pub(crate) fn a_two_without_the_placement_key() {
     needs("2 with anybody's signature", &[Reject::BadSignature], || {
         let mut world = World::new();
         let (home, honest) = (world.home.clone(), world.two());
@@ -202,7 +207,7 @@ fn a_two_without_the_placement_key() {
 }
 
 #[test]
-fn a_two_without_the_host_of_record() {
+pub(crate) fn a_two_without_the_host_of_record() {
     needs("2 with a stolen placement key", &[Reject::NotHostOfRecord], || {
         let mut world = World::new();
         let (delta, two) = (world.delta.clone(), world.two());
@@ -211,7 +216,7 @@ fn a_two_without_the_host_of_record() {
 }
 
 #[test]
-fn a_two_that_is_replayed() {
+pub(crate) fn a_two_that_is_replayed() {
     needs("an old 2", &[Reject::OldCounter], || {
         let mut world = World::new();
         let (home, first, second) = (world.home.clone(), world.two(), world.two());
@@ -222,7 +227,7 @@ fn a_two_that_is_replayed() {
 }
 
 #[test]
-fn a_move_to_where_it_must_not_go() {
+pub(crate) fn a_move_to_where_it_must_not_go() {
     needs("a move to a revoked cloud", &[Reject::Revoked], || {
         let mut world = World::new();
         world.registry.revoke(world.now, &RevokeTarget::Cloud("fjord".to_owned())).unwrap();
@@ -248,7 +253,7 @@ fn a_move_to_where_it_must_not_go() {
 }
 
 #[test]
-fn a_five_for_another_session() {
+pub(crate) fn a_five_for_another_session() {
     // Attack 2: a verdict must not serve a session that carries the intruder's key.
     needs("5 with the intruder's key", &[Reject::WrongPlacementKey], || {
         let mut world = World::new();
@@ -273,7 +278,7 @@ fn a_five_for_another_session() {
 }
 
 #[test]
-fn a_ten_without_consent() {
+pub(crate) fn a_ten_without_consent() {
     // Attack 4: the record must not move on one party's word.
     needs("10 with a forged consent", &[Reject::BadCoSignature, Reject::BadSignature], || {
         let mut world = World::new();
@@ -314,7 +319,7 @@ fn a_ten_without_consent() {
 }
 
 #[test]
-fn the_honest_way_goes_through() {
+pub(crate) fn the_honest_way_goes_through() {
     let mut world = World::new();
     let ids = world.pinned();
     let consents = world.service.consents(host(&world.fjord));
@@ -323,7 +328,7 @@ fn the_honest_way_goes_through() {
 }
 
 #[test]
-fn a_restored_registry_that_believes_too_much() {
+pub(crate) fn a_restored_registry_that_believes_too_much() {
     // The home has released the service, and B serves it by a decision that the Registry has forgotten.
     needs("a lease for the host of record of the backup", &[Reject::Recovering], || {
         let (mut world, _) = restored();

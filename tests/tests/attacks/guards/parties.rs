@@ -168,7 +168,7 @@ impl Pair {
 }
 
 #[test]
-fn a_three_that_is_not_for_this_request() {
+pub(crate) fn a_three_that_is_not_for_this_request() {
     // Attack 1: anybody can answer.
     needs("3 by anybody", &[Reject::BadSignature], || {
         let mut pair = Pair::new();
@@ -202,7 +202,7 @@ fn a_three_that_is_not_for_this_request() {
 }
 
 #[test]
-fn a_four_that_is_not_this_sources() {
+pub(crate) fn a_four_that_is_not_this_sources() {
     needs("3 shown by another source", &[Reject::BadSignature], || {
         let mut pair = Pair::new();
         let four = pair.four();
@@ -227,7 +227,7 @@ fn a_four_that_is_not_this_sources() {
 }
 
 #[test]
-fn a_seven_that_is_not_what_the_registry_confirmed() {
+pub(crate) fn a_seven_that_is_not_what_the_registry_confirmed() {
     needs("7 with another placement key than 6 pins", &[Reject::WrongPlacementKey], || {
         let mut pair = Pair::new();
         let (_, mut seven) = pair.answered();
@@ -255,7 +255,7 @@ fn a_seven_that_is_not_what_the_registry_confirmed() {
 }
 
 #[test]
-fn an_end_that_is_not_this_attempts() {
+pub(crate) fn an_end_that_is_not_this_attempts() {
     // PROTOCOL 4, 2: a later epoch alone is no answer, the source would delete what nobody has.
     needs("11 of another migration", &[Reject::WrongMigration], || {
         let mut pair = Pair::new();
