@@ -9,6 +9,7 @@ use wayfare_protocol::placement::Policy;
 
 use crate::{
     bench::{Report, durability, gateway, handshake, idle, mesh, registry, transfer},
+    checker::CheckArgs,
     demo::{self, DemoOptions},
     layout::Journey,
     matrix::LatencyMatrix,
@@ -56,6 +57,8 @@ Examples:
     },
     /// Look for seeds that break a promise: the production machines in virtual time, under faults of every kind
     Fuzz(FuzzArgs),
+    /// Search small worlds completely: the production machines in every state, in which every promise must hold
+    Check(CheckArgs),
     /// Real processes, killed again and again while services move and clients write
     Soak(SoakArgs),
     /// Print what completes this command's words in a shell
@@ -372,6 +375,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Command::Fuzz(args) => args.run(),
+        Command::Check(args) => args.run(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "wayfare-sim", &mut script);

@@ -15,6 +15,7 @@
 use std::process::ExitCode;
 
 pub mod bench;
+mod checker;
 mod cli;
 pub mod client;
 pub mod demo;
