@@ -56,6 +56,8 @@ const HELLO_BYTES_MAX: usize = 4096;
 const EVENTS_MAX: usize = 1024;
 /// What a witness knows the state's records by.
 const RECORDS: &str = "Records";
+/// What a witness knows the fetching of an update's module by.
+const MODULE: &str = "Module";
 /// The longest sleep.
 const NEVER: Duration = Duration::from_secs(3600);
 /// How often a round trip to another cloud is measured.
@@ -495,6 +497,7 @@ impl Owner {
     }
 
     fn fetch(&self, job: FetchJob) {
+        self.watched.sending(MODULE);
         let code = self.code(job.service, job.code, job.memory_bytes);
         let (net, certificate, happened) = (self.net.clone(), self.certificate.clone(), self.happened.clone());
         let shutdown = self.shutdown.clone();
@@ -671,6 +674,7 @@ impl Owner {
             }
             Happened::Saved { stay, upto, result } => self.host.handle_saved(now(), stay, upto, result),
             Happened::Fetched { stay, order, result } => {
+                self.watched.sent(MODULE);
                 let result = result.map(|(module, prepared)| {
                     let digest = self.modules.insert(module);
                     self.prepared.insert(digest, prepared);

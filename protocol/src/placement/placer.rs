@@ -225,6 +225,14 @@ impl Placer {
         self.failures.get(&host).map(|failure| failure.until.since(now)).filter(|rest| *rest > Micros::ZERO)
     }
 
+    /// How much longer `host` is left alone by a service that must leave: the first pause, however often moves there failed.
+    pub(super) fn failed_for_refuge(&self, now: Instant, host: HostId) -> Option<Micros> {
+        let failure = self.failures.get(&host)?;
+        let failed_at = failure.until - failure.pause;
+        let until = failed_at + Micros(failure.pause.0.min(self.config.failed_first.0));
+        Some(until.since(now)).filter(|rest| *rest > Micros::ZERO)
+    }
+
     /// The downtime that a move is expected to have.
     pub fn expected_downtime(&self) -> Micros {
         self.downtime.unwrap_or(self.config.downtime_default)

@@ -95,7 +95,7 @@ impl Placer {
             } else if !candidate.free.cover(&self.required) {
                 Some(RuledOut::NoResources)
             } else {
-                let rest = self.failed_for(now.mono, candidate.host);
+                let rest = self.failed_for_refuge(now.mono, candidate.host);
                 rest.map(|rest| RuledOut::RecentlyFailed { retry_s: Thousandths::secs(rest.0) })
             };
             match rule {

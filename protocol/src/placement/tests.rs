@@ -324,6 +324,22 @@ fn a_refuge_is_the_best_place_left_even_if_it_is_farther() {
 }
 
 #[test]
+fn a_service_that_must_leave_tries_the_only_cloud_again_soon_however_often_it_failed() {
+    let mut placer = placer(Policy::Nearest);
+    let only = [candidate(NEAR, "near")];
+    let mut second = 0;
+    // 10, 20, 40 and 80 seconds for one that would only be better off there.
+    for pause in [10, 20, 40, 80] {
+        placer.handle_failed(at(second * 1000), NEAR);
+        assert_eq!(placer.failed_for(at(second * 1000).mono, NEAR), Some(Micros::from_secs(pause)));
+        let stranded = placer.refuge(at((second + 9) * 1000), HOME, &only).unwrap_err();
+        assert!(stranded.to_string().contains("next try in 1.0 s"), "{stranded}");
+        assert_eq!(placer.refuge(at((second + 10) * 1000), HOME, &only).map(|refuge| refuge.host), Ok(NEAR));
+        second += pause;
+    }
+}
+
+#[test]
 fn decisions_are_kept_by_verdict_and_only_the_last() {
     let mut placer = placer(Policy::Nearest);
     for second in 0..40 {

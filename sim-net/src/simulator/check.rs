@@ -68,6 +68,9 @@ pub(super) struct Service {
     pub(super) buried: Option<Epoch>,
     /// Under which epoch a new instance started, by what it read as it did.
     births: BTreeMap<u64, Epoch>,
+    /// Hashes of the modules that its owner signed manifests for, oldest first, and from which on one may run.
+    pub(super) codes: Vec<Digest>,
+    pub(super) code_floor: usize,
 }
 
 impl Service {
@@ -76,7 +79,23 @@ impl Service {
         let (acked, births) = (BTreeMap::new(), BTreeMap::new());
         let (record, buried) = (None, None);
         let (excused, stopped, gone) = (false, false, false);
-        Self { id, name, durability, required, record, told, acked, excused, stopped, gone, buried, births }
+        let (codes, code_floor) = (Vec::new(), 0);
+        Self {
+            id,
+            name,
+            durability,
+            required,
+            record,
+            told,
+            acked,
+            excused,
+            stopped,
+            gone,
+            buried,
+            births,
+            codes,
+            code_floor,
+        }
     }
 
     /// Its owner was told that it is removed.
@@ -361,6 +380,7 @@ impl<G: Guards> World<G> {
     /// Just before a guest executes: on top of everything acknowledged, and nothing twice.
     pub(super) fn check_call(&mut self, node: usize, stay: Stay, request: &[u8]) {
         self.check_not_stopped(node, stay.0, stay.1);
+        self.check_code(node, stay);
         let Some(service) = self.check.service(stay.0) else { return };
         let instance = self.nodes[node].as_host().and_then(|host| host.instances.get(&stay));
         let Some(guest) = instance.and_then(|instance| instance.guest.as_ref()) else { return };

@@ -1,7 +1,7 @@
 //! What can happen, and to whom.
 
 use wayfare_protocol::{
-    host::hosted::Stay,
+    host::{FetchJob, HeldJob, hosted::Stay},
     ids::{HostId, MigrationId},
     reject::Guards,
 };
@@ -39,7 +39,9 @@ pub(super) enum Event {
     /// Every record has left for the target.
     Sent { node: usize, life: u32, mig: MigrationId, conn: usize },
     /// A held state is ready again.
-    HeldAgain { node: usize, life: u32, mig: MigrationId },
+    HeldAgain { node: usize, life: u32, job: HeldJob },
+    /// The module of an update has come, or cannot.
+    Fetched { node: usize, life: u32, job: Box<FetchJob> },
     /// A gateway measures round trips.
     Probe { node: usize, life: u32 },
     /// One of them is measured.
@@ -71,6 +73,7 @@ impl<G: Guards> World<G> {
             | Event::Saved { node, .. }
             | Event::Sent { node, .. }
             | Event::HeldAgain { node, .. }
+            | Event::Fetched { node, .. }
             | Event::Probe { node, .. }
             | Event::Measured { node, .. }
             | Event::Wake { node } => Some(*node),
@@ -99,6 +102,7 @@ pub(super) fn label(event: &Event) -> (&'static str, &[u8]) {
         Event::Saved { .. } => ("saved", &[]),
         Event::Sent { .. } => ("sent", &[]),
         Event::HeldAgain { .. } => ("held again", &[]),
+        Event::Fetched { .. } => ("fetched", &[]),
         Event::Probe { .. } => ("probe", &[]),
         Event::Measured { .. } => ("measured", &[]),
         Event::Ask { .. } => ("asked", &[]),

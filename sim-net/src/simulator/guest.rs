@@ -69,6 +69,7 @@ pub(super) fn request(name: Name, key: u8, value: u64, padding: usize) -> Vec<u8
 /// A running, frozen or arriving instance's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Guest {
+    code: Digest,
     started: u64,
     list: Vec<Done>,
     names: BTreeSet<Name>,
@@ -76,9 +77,19 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// A new one, which read `outside` as it started.
-    pub(super) fn start(outside: u64) -> Self {
-        Self { started: outside, list: Vec::new(), names: BTreeSet::new(), table: BTreeMap::new() }
+    /// A new one of `code`, which read `outside` as it started.
+    pub(super) const fn start(code: Digest, outside: u64) -> Self {
+        Self { code, started: outside, list: Vec::new(), names: BTreeSet::new(), table: BTreeMap::new() }
+    }
+
+    /// The hash of its module.
+    pub(super) const fn code(&self) -> Digest {
+        self.code
+    }
+
+    /// Its state under other code.
+    pub(super) fn taken_over_by(&self, code: Digest) -> Self {
+        Self { code, ..self.clone() }
     }
 
     /// What it read as it started: no other instance did.
@@ -185,8 +196,10 @@ pub(super) struct Image {
 mod tests {
     use super::*;
 
+    const CODE: Digest = Digest([3; 32]);
+
     fn busy() -> Guest {
-        let mut guest = Guest::start(7);
+        let mut guest = Guest::start(CODE, 7);
         for n in 0..100 {
             guest.call(&request(Name(n), n as u8 % 5, n, 3), n * n).unwrap();
         }
@@ -196,7 +209,7 @@ mod tests {
     #[test]
     fn state_arrives_as_it_left() {
         let guest = busy();
-        let mut landed = Guest::start(0);
+        let mut landed = Guest::start(CODE, 0);
         for (kind, piece) in guest.records() {
             landed.apply(kind, &piece).unwrap();
         }
@@ -219,7 +232,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_request() {
-        assert_eq!(Guest::start(0).call(b"short", 1), None);
+        assert_eq!(Guest::start(CODE, 0).call(b"short", 1), None);
         assert_eq!(Response::read(b"short"), None);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use wayfare_protocol::{
     gateway::messages::ClientFrame,
-    host::{CaptureJob, Effect, Entry, Event as Told, Host, ImageId, hosted::Stay},
+    host::{CaptureJob, Effect, Entry, Event as Told, Host, ImageId, RestoreJob, UpdateJob, hosted::Stay},
     ids::{ClientId, Digest, MigrationId},
     reject::Guards,
     wire::Frame as _,
@@ -51,6 +51,8 @@ pub(super) struct Instance {
     pub(super) id: u64,
     /// `None` until it has started.
     pub(super) guest: Option<Guest>,
+    /// What an update has made, until the switch.
+    pub(super) next: Option<Guest>,
     pub(super) busy_until: u64,
 }
 
@@ -66,23 +68,27 @@ pub(super) struct HostNode<G: Guards> {
 /// What an instance's thread does.
 #[derive(Debug)]
 pub(super) enum Task {
-    Start,
-    Restore { image: Option<ImageId>, started: Vec<u8>, log: Vec<(Vec<u8>, Vec<u8>)> },
+    Start(Digest),
+    Restore(Box<RestoreJob>),
     Call { client: ClientId, sequence: u64, request: Vec<u8> },
     Capture(Box<CaptureJob>),
     Resume,
     Save { upto: u64, belongings: Vec<u8> },
+    Update(Box<UpdateJob>),
+    Switch,
 }
 
 impl Task {
     pub(super) const fn name(&self) -> &'static str {
         match self {
-            Self::Start => "start",
-            Self::Restore { .. } => "restore",
+            Self::Start(_) => "start",
+            Self::Restore(_) => "restore",
             Self::Call { .. } => "call",
             Self::Capture(_) => "capture",
             Self::Resume => "resume",
             Self::Save { .. } => "save",
+            Self::Update(_) => "update",
+            Self::Switch => "switch",
         }
     }
 }
@@ -92,6 +98,7 @@ impl Task {
 pub(super) enum ImageFor {
     Arrival(MigrationId),
     Log { stay: Stay, upto: u64 },
+    Update { stay: Stay, order: Digest, image: ImageId },
 }
 
 impl<G: Guards> Node<G> {
@@ -193,12 +200,10 @@ impl<G: Guards> World<G> {
                 self.note_gossip(node, &gossip);
                 self.gossip(node, gossip_name(&gossip), gossip.to_bytes());
             }
-            Effect::Start { service, epoch, .. } => {
-                let id = self.next_instance();
-                let busy_until = self.time;
-                let Some(host) = self.nodes[node].as_host_mut() else { return };
-                host.instances.insert((service, epoch), Instance { id, guest: None, busy_until });
-                self.task(node, (service, epoch), 2_000, Task::Start);
+            Effect::Start { service, epoch, code, .. } => {
+                if self.instance(node, (service, epoch), None) {
+                    self.task(node, (service, epoch), 2_000, Task::Start(code));
+                }
             }
             Effect::Execute { service, epoch, client, sequence, request } => {
                 self.check_execute(node, (service, epoch));
@@ -211,10 +216,9 @@ impl<G: Guards> World<G> {
                 self.stop_sending(node, (service, epoch));
                 self.task(node, (service, epoch), 500, Task::Resume);
             }
-            // No owner orders an update in this world.
-            Effect::Fetch(_) | Effect::Update(_) | Effect::Switch { .. } => {
-                self.violate("only what owners order is done", || format!("{effect:?}"));
-            }
+            Effect::Fetch(job) => self.fetch(node, job),
+            Effect::Update(job) => self.update(node, job),
+            Effect::Switch { service, epoch } => self.task(node, (service, epoch), 100, Task::Switch),
             Effect::Receive(job) => {
                 let Some(host) = self.nodes[node].as_host_mut() else { return };
                 host.landing.insert(job.ids.mig, Landing::new(job));
@@ -237,7 +241,7 @@ impl<G: Guards> World<G> {
             Effect::RestoreHeld(job) => {
                 let life = self.nodes[node].life;
                 let at = self.time + self.rng.wait(20_000);
-                self.queue.push(at, Event::HeldAgain { node, life, mig: job.mig });
+                self.queue.push(at, Event::HeldAgain { node, life, job });
                 self.nodes[node].phases[1] = "held";
             }
             Effect::SaveImage { service, epoch, upto, belongings } => {
@@ -284,9 +288,13 @@ impl<G: Guards> World<G> {
         }
     }
 
-    pub(super) const fn next_instance(&mut self) -> u64 {
+    /// Begins an instance, numbered anew. False if the node is no host that is up.
+    pub(super) fn instance(&mut self, node: usize, stay: Stay, guest: Option<Guest>) -> bool {
         self.instances += 1;
-        self.instances
+        let instance = Instance { id: self.instances, guest, next: None, busy_until: self.time };
+        let Some(host) = self.nodes[node].as_host_mut() else { return false };
+        host.instances.insert(stay, instance);
+        true
     }
 
     /// Gives an instance's thread something to do, behind what it has.
@@ -310,17 +318,19 @@ impl<G: Guards> World<G> {
         }
         self.cover(node, task.name(), Fault::None);
         match task {
-            Task::Start => {
-                let guest = Guest::start(self.rng.next());
+            Task::Start(code) => {
+                let guest = Guest::start(code, self.rng.next());
                 self.check.born(&guest, stay);
                 let inputs = guest.started();
                 self.set_guest(node, stay, guest);
                 self.started(node, stay, Ok(inputs));
             }
-            Task::Restore { image, started, log } => self.replay_log(node, stay, image, &started, &log),
+            Task::Restore(job) => self.replay_log(node, stay, &job),
             Task::Call { client, sequence, request } => self.call(node, stay, client, sequence, &request),
             Task::Capture(job) => self.captured(node, stay, &job),
             Task::Resume => self.started(node, stay, Ok(Vec::new())),
+            Task::Update(job) => self.hand_over(node, stay, &job),
+            Task::Switch => self.switch(node, stay),
             Task::Save { upto, belongings } => {
                 let Some(guest) = self.guest(node, stay).cloned() else { return };
                 let (service, epoch) = stay;
@@ -330,7 +340,7 @@ impl<G: Guards> World<G> {
         }
     }
 
-    fn guest(&self, node: usize, stay: Stay) -> Option<&Guest> {
+    pub(super) fn guest(&self, node: usize, stay: Stay) -> Option<&Guest> {
         self.nodes[node].as_host()?.instances.get(&stay)?.guest.as_ref()
     }
 
@@ -359,14 +369,13 @@ impl<G: Guards> World<G> {
     }
 
     fn activate(&mut self, node: usize, mig: MigrationId, stay: Stay) {
-        let (id, busy_until) = (self.next_instance(), self.time);
         let Some(host) = self.nodes[node].as_host_mut() else { return };
         let guest = host.landing.remove(&mig).and_then(|landing| landing.ready.map(|ready| ready.guest));
         if guest.is_none() {
             self.started(node, stay, Err("the received state is gone".to_owned()));
             return;
         }
-        host.instances.insert(stay, Instance { id, guest, busy_until });
+        self.instance(node, stay, guest);
         self.started(node, stay, Ok(Vec::new()));
     }
 

@@ -1,8 +1,7 @@
 //! Images of instances on a host's disk, and what a host that starts again makes of them and of its log.
 
 use wayfare_protocol::{
-    host::{Base, ImageId, Restored, hosted::Stay},
-    ids::MigrationId,
+    host::{Base, HeldJob, ImageId, Logged, RestoreJob, Restored, hosted::Stay},
     reject::Guards,
 };
 
@@ -10,7 +9,7 @@ use super::{
     coverage::Fault,
     event::Event,
     guest::{Guest, Image},
-    host::{ImageFor, Instance, Task},
+    host::{ImageFor, Task},
     node::Machine,
     transfer::Landing,
     world::World,
@@ -38,6 +37,13 @@ impl<G: Guards> World<G> {
                     host.host.handle_saved(now, stay, upto, Ok(1000));
                 }
             }
+            ImageFor::Update { stay, order, image } => {
+                let Some(disk) = self.nodes[node].host_disk() else { return };
+                disk.images.synced(&image);
+                if let Some(host) = self.nodes[node].as_host_mut() {
+                    host.host.handle_updated(now, stay, order, Some(image), Ok(1000));
+                }
+            }
             ImageFor::Arrival(mig) => {
                 let there = self.nodes[node].host_disk().is_some_and(|disk| disk.images.synced(&ImageId::Held(mig)));
                 if there {
@@ -47,29 +53,16 @@ impl<G: Guards> World<G> {
         }
     }
 
-    pub(super) fn restore_instance(&mut self, node: usize, job: wayfare_protocol::host::RestoreJob) {
+    pub(super) fn restore_instance(&mut self, node: usize, job: RestoreJob) {
         let stay = (job.service, job.epoch);
-        let (image, started) = match job.base {
-            Base::Fresh { inputs } => (None, inputs),
-            Base::Image(image) => (Some(image), Vec::new()),
-        };
         let takes = 1_000 + 20 * job.log.len() as u64;
-        let log = job.log.into_iter().map(|logged| (logged.request, logged.inputs)).collect();
-        let (id, busy_until) = (self.next_instance(), self.time);
-        let Some(host) = self.nodes[node].as_host_mut() else { return };
-        host.instances.insert(stay, Instance { id, guest: None, busy_until });
-        self.task(node, stay, takes, Task::Restore { image, started, log });
+        if self.instance(node, stay, None) {
+            self.task(node, stay, takes, Task::Restore(Box::new(job)));
+        }
     }
 
-    pub(super) fn replay_log(
-        &mut self,
-        node: usize,
-        stay: Stay,
-        image: Option<ImageId>,
-        started: &[u8],
-        log: &[(Vec<u8>, Vec<u8>)],
-    ) {
-        let result = self.rebuild(node, image, started, log).map(|(guest, restored)| {
+    pub(super) fn replay_log(&mut self, node: usize, stay: Stay, job: &RestoreJob) {
+        let result = self.rebuild(node, job).map(|(guest, restored)| {
             self.set_guest(node, stay, guest);
             restored
         });
@@ -84,34 +77,35 @@ impl<G: Guards> World<G> {
         }
     }
 
-    fn rebuild(
-        &mut self,
-        node: usize,
-        image: Option<ImageId>,
-        started: &[u8],
-        log: &[(Vec<u8>, Vec<u8>)],
-    ) -> Result<(Guest, Restored), String> {
+    fn rebuild(&mut self, node: usize, job: &RestoreJob) -> Result<(Guest, Restored), String> {
         let disk = self.nodes[node].host_disk().ok_or("no disk")?;
-        let (mut guest, belongings) = match image {
-            Some(id) => {
-                let image = disk.images.get(&id).cloned().ok_or_else(|| format!("the image {id} is not there"))?;
-                (image.guest, Some(image.belongings))
+        let (mut guest, belongings, image_bytes) = match &job.base {
+            Base::Image(id) => {
+                let image = disk.images.get(id).cloned().ok_or_else(|| format!("the image {id} is not there"))?;
+                (image.guest, Some(image.belongings), 1000)
             }
-            None => (Guest::start(Guest::outside(started).ok_or("the start was not recorded")?), None),
+            Base::Fresh { inputs } => {
+                let started = Guest::outside(inputs).ok_or("the start was not recorded")?;
+                (Guest::start(job.code, started), None, 0)
+            }
         };
+        if guest.code() != job.code {
+            return Err("the image is of other code".to_owned());
+        }
         let mut responses = Vec::new();
-        for (request, inputs) in log {
+        for Logged { request, inputs, .. } in &job.log {
             let outside = Guest::outside(inputs).ok_or("what a call read was not recorded")?;
             responses.push(guest.call(request, outside).ok_or("the log has what is no request")?);
         }
-        let image_bytes = if image.is_some() { 1000 } else { 0 };
         Ok((guest, Restored { belongings, responses, image_bytes }))
     }
 
-    pub(super) fn handle_held_again(&mut self, node: usize, mig: MigrationId) {
-        let now = self.now(node);
+    pub(super) fn handle_held_again(&mut self, node: usize, job: &HeldJob) {
+        let (now, mig) = (self.now(node), job.mig);
         let Some(disk) = self.nodes[node].host_disk() else { return };
-        let Some(Image { guest, belongings }) = disk.images.get(&ImageId::Held(mig)).cloned() else {
+        let Some(Image { guest, belongings }) =
+            disk.images.get(&ImageId::Held(mig)).filter(|image| image.guest.code() == job.code).cloned()
+        else {
             self.violate("what a host promised to keep can be read again", || format!("the image held-{mig}"));
             return;
         };

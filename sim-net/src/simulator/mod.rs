@@ -62,6 +62,7 @@ mod story;
 mod tests;
 mod tidy;
 mod transfer;
+mod update;
 mod world;
 
 pub use breaks::{BREAKS, Break};

@@ -1,9 +1,10 @@
-//! Owners: they stop, start and remove their services through whatever node is at hand, and deploy them again. An order is
+//! Owners: they stop, start, update and remove their services through whatever node is at hand, and deploy them again. An order is
 //! sent again, in the same bytes, until its end is known: that is what `wayfare stop` does.
 
 use wayfare_protocol::{
     gateway::{Failure, Refuse},
     ids::{Digest, Epoch, ServiceId},
+    manifest::Manifest,
     migration::messages::RegistryFrame,
     order::{Action, Order, OrderDone, OrderFrame, Outcome},
     reject::{Guards, Reject},
@@ -14,7 +15,14 @@ use wayfare_protocol::{
 };
 
 use super::{
-    clock::Clock, event::Event, faults::Strike, memo::Memo, network::Kind, node::Machine, setup::OWNER, world::World,
+    clock::Clock,
+    event::Event,
+    faults::Strike,
+    memo::Memo,
+    network::Kind,
+    node::{Disk, Machine},
+    setup::OWNER,
+    world::World,
 };
 
 /// How long an owner waits, on average, before it asks again what became of an order, µs.
@@ -35,10 +43,14 @@ pub(super) enum Wish {
 #[derive(Clone, Debug)]
 pub(super) struct Owner {
     pub(super) wish: Wish,
-    /// Of the manifest of the last deployment.
+    /// Of the last manifest that it signed.
     pub(super) version: u32,
+    /// How often it has deployed it.
+    deployments: u32,
     /// The order whose end is not known.
     out: Option<Signed<Order>>,
+    /// The manifest of the last update.
+    update: Option<Signed<Manifest>>,
     /// What the last order said.
     action: Action,
     /// Whether the last order was refused: another one is given.
@@ -57,7 +69,9 @@ impl Owner {
         Self {
             wish: Wish::Runs,
             version: 1,
+            deployments: 1,
             out: None,
+            update: None,
             action: Action::Start,
             again: false,
             sequence: 0,
@@ -71,7 +85,7 @@ impl Owner {
     pub(super) const fn explains(&self, failure: &Failure) -> bool {
         match self.wish {
             // The same of one that is deployed again: a gateway may follow the one before until it asks.
-            Wish::Runs => self.version > 1 && matches!(failure, Failure::Refused(Refuse::OutcomeUnknown)),
+            Wish::Runs => self.deployments > 1 && matches!(failure, Failure::Refused(Refuse::OutcomeUnknown)),
             // What was sent twice may yet be executed, should the second copy come after a start. What was asked while much was
             // wrong may wait for its time.
             Wish::Stopped => matches!(failure, Failure::Stopped | Failure::SessionLost | Failure::Timeout),
@@ -84,7 +98,7 @@ impl Owner {
 
     /// Whether it has ever ordered this.
     pub(super) const fn has_removed(&self) -> bool {
-        self.version > 1 || !self.removals.is_empty()
+        self.deployments > 1 || !self.removals.is_empty()
     }
 
     fn waits_for(&self, order: Digest) -> bool {
@@ -133,14 +147,26 @@ impl<G: Guards> World<G> {
             Wish::Runs | Wish::Stopped => {
                 let same = if wish == Wish::Runs { Action::Start } else { Action::Stop };
                 let other = if wish == Wish::Runs { Action::Stop } else { Action::Start };
-                let action = match self.rng.below(8) {
-                    0..4 => other,
-                    4..7 => Action::Remove,
-                    _ => same,
-                };
-                self.order(at, action);
+                match self.rng.below(10) {
+                    0..4 => self.order(at, other),
+                    4..6 => self.order(at, Action::Remove),
+                    6..9 => self.update_code(at),
+                    _ => self.order(at, same),
+                }
             }
         }
+    }
+
+    /// Other code, which some host has.
+    fn update_code(&mut self, at: usize) {
+        let hosts: Vec<usize> =
+            (0..self.nodes.len()).filter(|node| matches!(self.nodes[*node].disk, Disk::Host(_))).collect();
+        let Some(from) = self.rng.pick(&hosts).copied() else { return };
+        self.owners[at].version += 1;
+        let manifest = self.publish(at, from);
+        let action = Action::Update { manifest: manifest.hash(), keep: true, from: self.nodes[from].host };
+        self.owners[at].update = Some(manifest);
+        self.order(at, action);
     }
 
     fn order(&mut self, at: usize, action: Action) {
@@ -155,15 +181,15 @@ impl<G: Guards> World<G> {
         (owner.action, owner.again, owner.unknown) = (action, false, false);
         owner.wish = match action {
             Action::Stop => Wish::Stopped,
-            // Owners here do not update.
-            Action::Start | Action::Update { .. } => Wish::Runs,
+            Action::Start => Wish::Runs,
             Action::Remove => Wish::Removed,
+            Action::Update { .. } => owner.wish,
         };
         if action == Action::Remove {
             owner.removals.push(signed.clone());
         }
         owner.out = Some(signed);
-        self.check.services[at].stopped &= action == Action::Stop;
+        self.check.services[at].stopped &= action != Action::Start && action != Action::Remove;
         self.tell(self.registry, |world| format!("the owner of {} orders: {}", world.name_of(at), action.name()));
     }
 
@@ -178,7 +204,10 @@ impl<G: Guards> World<G> {
         if node == self.registry || !self.nodes[node].is_up() || self.nodes[node].busy_until > self.time {
             return;
         }
-        let frame = RegistryFrame::Order(OrderFrame { order, manifest: None, addresses: Vec::new() });
+        let manifest =
+            self.owners[at].update.clone().filter(|_| matches!(self.owners[at].action, Action::Update { .. }));
+        let addresses = manifest.iter().map(|_| "/module".to_owned()).collect();
+        let frame = RegistryFrame::Order(OrderFrame { order, manifest, addresses });
         let registry = self.registry;
         self.send(node, Kind::Registry, registry, true, frame.name(), frame.to_bytes());
     }
@@ -186,7 +215,7 @@ impl<G: Guards> World<G> {
     /// The owner deploys its service under the same name again: a new one.
     fn deploy_again(&mut self, at: usize) {
         let owner = &mut self.owners[at];
-        (owner.wish, owner.version) = (Wish::Runs, owner.version + 1);
+        (owner.wish, owner.version, owner.deployments) = (Wish::Runs, owner.version + 1, owner.deployments + 1);
         owner.removals.clear();
         self.check.services[at].begins_again();
         self.tell(self.registry, |world| format!("{} is deployed again", world.name_of(at)));
@@ -196,7 +225,7 @@ impl<G: Guards> World<G> {
     /// The deployment was refused. A Registry that was restored may believe in the one before.
     pub(super) fn deployment_failed(&mut self, service: ServiceId) {
         for at in 0..self.owners.len() {
-            if self.check.services[at].id == service && self.owners[at].version > 1 {
+            if self.check.services[at].id == service && self.owners[at].deployments > 1 {
                 self.order(at, Action::Remove);
             }
         }
@@ -241,6 +270,8 @@ impl<G: Guards> World<G> {
                 owner.unknown = true;
                 owner.out = rng.pick(&owner.removals).cloned();
             }
+            // It may be tried again, with the next version.
+            _ if matches!(owner.action, Action::Update { .. }) => owner.out = None,
             _ => (owner.out, owner.again) = (None, true),
         }
     }
@@ -287,8 +318,13 @@ impl<G: Guards> World<G> {
     pub(super) fn note_order_done(&mut self, signed: &Signed<OrderDone>) {
         let Ok(done) = signed.unverified() else { return };
         for (owner, known) in self.owners.iter().zip(&mut self.check.services) {
-            let last = owner.waits_for(done.order) && owner.action == Action::Stop;
-            known.stopped |= last && known.id == done.ids.service && done.outcome == Outcome::Done;
+            if known.id != done.ids.service || !owner.waits_for(done.order) || done.outcome != Outcome::Done {
+                continue;
+            }
+            known.stopped |= owner.action == Action::Stop;
+            if matches!(owner.action, Action::Update { .. }) {
+                known.code_floor = known.codes.len().saturating_sub(1);
+            }
         }
     }
 

@@ -38,8 +38,10 @@ pub(super) const OWNER: [u8; 32] = [9; 32];
 /// Bytes of the code that services share two by two.
 const MODULE_BYTES: usize = 900;
 
-fn module(service: usize) -> Vec<u8> {
-    vec![service as u8 / 2 + 1; MODULE_BYTES]
+fn module(service: usize, version: u32) -> Vec<u8> {
+    let mut module = vec![service as u8 / 2 + 1; MODULE_BYTES];
+    module[..4].copy_from_slice(&version.to_le_bytes());
+    module
 }
 
 /// A node that has been enrolled.
@@ -218,13 +220,43 @@ impl<G: Guards> World<G> {
         }
         self.queue.push(self.time + 1_000_000, Event::Strike(Strike::Deploy(at)));
         let Some(node) = self.home_of(at) else { return };
-        let (owner, module, service) = (Secret::new(OWNER), module(at), &self.check.services[at]);
+        let signed = self.sign_manifest(at);
+        let Ok(manifest) = signed.unverified() else { return };
+        if let Disk::Host(disk) = &mut self.nodes[node].disk {
+            disk.modules.insert(manifest.code, module(at, manifest.version));
+        }
+        let now = self.now(node);
+        let Self { nodes, rng, .. } = self;
+        let Machine::Host(host) = &mut nodes[node].machine else { return };
+        host.host.handle_module(manifest.code);
+        // It may be on its way already.
+        let _ = host.host.deploy(now, &signed, rng);
+        self.settle(node);
+    }
+
+    /// The owner has the code of its newest version at a node, from where it can be fetched. The manifest that names it.
+    pub(super) fn publish(&mut self, at: usize, node: usize) -> Signed<Manifest> {
+        let signed = self.sign_manifest(at);
+        let module = module(at, self.owners[at].version);
+        if let Disk::Host(disk) = &mut self.nodes[node].disk {
+            disk.modules.insert(module_digest(&module), module);
+        }
+        signed
+    }
+
+    /// The owner's manifest of its newest version.
+    fn sign_manifest(&mut self, at: usize) -> Signed<Manifest> {
+        let (owner, version, service) = (Secret::new(OWNER), self.owners[at].version, &mut self.check.services[at]);
+        let code = module_digest(&module(at, version));
+        if !service.codes.contains(&code) {
+            service.codes.push(code);
+        }
         let manifest = Manifest {
             service: service.id,
             name: service.name.clone(),
             owner: OwnerKey(Memo::public_key(&owner)),
-            version: self.owners[at].version,
-            code: module_digest(&module),
+            version,
+            code,
             tos: ServiceType::Request,
             required: service.required,
             max_rtt: Micros::ZERO,
@@ -235,17 +267,7 @@ impl<G: Guards> World<G> {
             durability: service.durability,
             token_policy: TokenPolicy::Refuse,
         };
-        let signed = Signed::sign::<Memo>(&owner, service.id.registry, Receiver::Anyone, &manifest);
-        if let Disk::Host(disk) = &mut self.nodes[node].disk {
-            disk.modules.insert(manifest.code, module);
-        }
-        let now = self.now(node);
-        let Self { nodes, rng, .. } = self;
-        let Machine::Host(host) = &mut nodes[node].machine else { return };
-        host.host.handle_module(manifest.code);
-        // It may be on its way already.
-        let _ = host.host.deploy(now, &signed, rng);
-        self.settle(node);
+        Signed::sign::<Memo>(&owner, service.id.registry, Receiver::Anyone, &manifest)
     }
 
     /// A node's process, from what is on its disk.

@@ -240,7 +240,7 @@ impl<G: Guards> World<G> {
         let Some(landing) = landing else { return };
         let Some(job) = &landing.job else { return };
         let opener = Opener::new(job.key.clone(), job.transcript);
-        let (module, sessions, guest) = (Vec::new(), Vec::new(), Guest::start(0));
+        let (module, sessions, guest) = (Vec::new(), Vec::new(), Guest::start(job.code, 0));
         landing.reading = Some(Reading { conn, opener, guest, module, sessions, bytes: 0, applied: 0 });
     }
 

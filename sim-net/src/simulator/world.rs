@@ -198,7 +198,8 @@ impl<G: Guards> World<G> {
             }
             Event::Saved { node, life, image } if self.lives(node, life) => self.handle_saved(node, image),
             Event::Sent { node, life, mig, conn } if self.lives(node, life) => self.handle_sent(node, mig, conn),
-            Event::HeldAgain { node, life, mig } if self.lives(node, life) => self.handle_held_again(node, mig),
+            Event::HeldAgain { node, life, job } if self.lives(node, life) => self.handle_held_again(node, &job),
+            Event::Fetched { node, life, job } if self.lives(node, life) => self.handle_fetched(node, &job),
             Event::Probe { node, life } if self.lives(node, life) => self.handle_probe(node),
             Event::Measured { node, life, host, rtt } if self.lives(node, life) => {
                 self.handle_measured(node, host, rtt);
@@ -217,6 +218,7 @@ impl<G: Guards> World<G> {
             | Event::Saved { .. }
             | Event::Sent { .. }
             | Event::HeldAgain { .. }
+            | Event::Fetched { .. }
             | Event::Probe { .. }
             | Event::Measured { .. } => {}
         }

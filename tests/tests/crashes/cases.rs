@@ -66,6 +66,8 @@ pub(crate) enum Scene {
     Orders,
     /// A new service is deployed, and removed.
     Removal,
+    /// The owner updates the service to other code, which takes its state over.
+    Update,
     /// The host of the service is drained, and stays.
     Drain,
 }
@@ -88,6 +90,7 @@ impl Scene {
             Self::Deploy => "deployment",
             Self::Orders => "stop and start",
             Self::Removal => "removal",
+            Self::Update => "update",
             Self::Drain => "drain",
         }
     }
@@ -200,6 +203,11 @@ pub(crate) const STEPS: &[Step] = &[
     step(Victim::Registry, Scene::Removal, "tombstone", Message("Removed")),
     step(Victim::Home, Scene::Removal, "ORDER_DONE of a removal", Entry("Removed")),
     step(Victim::Home, Scene::Removal, "ORDER_DONE of a removal", Message("OrderDone")),
+    step(Victim::Source, Scene::Update, "module of an update", Message("Module")),
+    step(Victim::Registry, Scene::Update, "ORDER of an update", Message("Order")),
+    step(Victim::Source, Scene::Update, "ORDER_DONE of an update", Entry("Updated")),
+    step(Victim::Source, Scene::Update, "ORDER_DONE of an update", Message("OrderDone")),
+    step(Victim::Registry, Scene::Update, "ORDER_DONE of an update", Entry("CarriedOut")),
 ];
 
 /// Steps that are not in the table, and why.
@@ -247,7 +255,7 @@ pub(crate) fn all() -> Vec<Case> {
 }
 
 /// The few that every `cargo test` runs.
-const FEW: [(Victim, Scene, &str); 12] = [
+const FEW: [(Victim, Scene, &str); 13] = [
     (Victim::Source, Scene::Serving, "after_sync:Executed:kill"),
     (Victim::Source, Scene::Move, "after_sync:Consented:kill"),
     (Victim::Source, Scene::Reclaimed, "before_send:Reclaim:hang"),
@@ -260,6 +268,7 @@ const FEW: [(Victim, Scene, &str); 12] = [
     (Victim::Home, Scene::Deploy, "after_sync:Registering:kill"),
     (Victim::Source, Scene::Orders, "after_sync:Ordered:kill"),
     (Victim::Home, Scene::Removal, "after_sync:Removed:kill"),
+    (Victim::Source, Scene::Update, "after_sync:Updated:kill"),
 ];
 
 fn is_one_of_the_few(case: &Case) -> bool {

@@ -118,6 +118,7 @@ impl Parties {
             Scene::Deploy => self.deploy(world, case).await?,
             Scene::Orders => self.orders(world, case).await?,
             Scene::Removal => self.removal(world, case).await?,
+            Scene::Update => self.update(world, case).await?,
             Scene::Drain => self.drain(world, case).await?,
         }
         Ok(self)
@@ -205,6 +206,23 @@ impl Parties {
         self.fail(world, case).await?;
         drop(removing.await);
         world.until_removed(&service).await
+    }
+
+    /// The owner's command may fail, since a process does; given again until clients see the new code. What they count in goes on:
+    /// the audit looks at it.
+    async fn update(&self, world: &mut World, case: &Case) -> anyhow::Result<()> {
+        let (module, wanted) = world.next_version().await?;
+        world.arm(&self.victim, &case.point).await?;
+        let updating = tokio::spawn(run_command(world.update_command(&module)?, Vec::new()));
+        self.fail(world, case).await?;
+        drop(updating.await);
+        let begun = std::time::Instant::now();
+        let mut said = None;
+        while world.version().await? != wanted {
+            ensure!(begun.elapsed() < ANSWER_WITHIN, "never updated to {wanted:?}: {said:?}");
+            said = run_command(world.update_command(&module)?, Vec::new()).await.err();
+        }
+        Ok(())
     }
 
     /// The drain ends with its host, the cordon does not. Afterwards the host takes services again.

@@ -55,7 +55,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub(crate) struct World {
     pub(crate) processes: Processes,
     points: BTreeMap<String, Files>,
-    _points_dir: TempDir,
+    points_dir: TempDir,
     proxies: BTreeMap<String, Proxy>,
     /// Ports of services that are not deployed yet.
     spare: Vec<(String, SocketAddr)>,
@@ -146,7 +146,7 @@ impl World {
         let mut world = Self {
             processes,
             points,
-            _points_dir: points_dir,
+            points_dir,
             proxies,
             spare,
             deployed: Vec::new(),
@@ -274,20 +274,59 @@ impl World {
     /// Makes the service's state several megabytes large, once.
     pub(crate) async fn enlarge(&mut self) -> anyhow::Result<()> {
         for number in self.ballast..BALLAST {
-            let mut stream = TcpStream::connect(self.ingress).await?;
-            let head = format!("PUT /k/ballast-{number} HTTP/1.1\r\nhost: kv\r\nconnection: close\r\n");
-            let body = vec![b'a' + number as u8; 1 << 20];
-            stream.write_all(format!("{head}content-length: {}\r\n\r\n", body.len()).as_bytes()).await?;
-            stream.write_all(&body).await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
+            let answer = self.ask(&format!("PUT /k/ballast-{number}"), &vec![b'a' + number as u8; 1 << 20]).await?;
             ensure!(answer.starts_with("HTTP/1.1 2"), "the service does not take its ballast: {answer}");
             self.ballast = number + 1;
         }
         Ok(())
     }
 
-    /// A service to deploy.
+    /// What the service answers, head and body.
+    async fn ask(&self, line: &str, body: &[u8]) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(self.ingress).await?;
+        let head =
+            format!("{line} HTTP/1.1\r\nhost: kv\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// What the service says that its code is.
+    pub(crate) async fn version(&self) -> anyhow::Result<String> {
+        let begun = Instant::now();
+        loop {
+            let answer = self.ask("GET /version", &[]).await?;
+            if let Some((head, body)) = answer.split_once("\r\n\r\n")
+                && head.starts_with("HTTP/1.1 200")
+            {
+                return Ok(body.to_owned());
+            }
+            ensure!(begun.elapsed() < ANSWER_WITHIN, "the service does not say its version: {answer}");
+        }
+    }
+
+    /// A module of other code than what runs, and what it says its version is.
+    pub(crate) async fn next_version(&self) -> anyhow::Result<(PathBuf, String)> {
+        const NAME: &str = "kv version 1\n";
+        let wanted = if self.version().await? == NAME { NAME.replace('1', "2") } else { NAME.to_owned() };
+        let mut module = fs::read(KV)?;
+        let at =
+            module.windows(NAME.len()).position(|part| part == NAME.as_bytes()).context("the module has no version")?;
+        module[at..at + NAME.len()].copy_from_slice(wanted.as_bytes());
+        let path = self.points_dir.path().join("next.wasm");
+        fs::write(&path, module)?;
+        Ok((path, wanted))
+    }
+
+    /// What updates the service, by way of the home.
+    pub(crate) fn update_command(&self, module: &Path) -> anyhow::Result<Command> {
+        let mut command = self.order_command("update", SERVICE)?;
+        command.arg(module);
+        Ok(command)
+    }
+
     /// What gives an order of the owner, by way of the home.
     pub(crate) fn order_command(&self, action: &str, service: &str) -> anyhow::Result<Command> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wayfare-under-test"));
@@ -325,6 +364,7 @@ impl World {
         Ok(())
     }
 
+    /// A service to deploy.
     pub(crate) fn next_spare(&mut self) -> anyhow::Result<String> {
         let spare = self.spare.pop().context("no spare service is left")?;
         self.deployed.push(spare.clone());
