@@ -56,6 +56,21 @@ impl<E> Outbox<E> {
         }
     }
 
+    /// Forgets each waiting effect that is equal to one before it. Whoever may assume that doing it twice is doing it once
+    /// (a network that repeats messages anyhow) has fewer conditions to tell apart.
+    pub fn forget_repeats(&mut self)
+    where
+        E: PartialEq,
+    {
+        let mut kept: VecDeque<(u64, E)> = VecDeque::with_capacity(self.gated.len());
+        for (needs, effect) in self.gated.drain(..) {
+            if kept.iter().all(|(_, before)| *before != effect) {
+                kept.push_back((needs, effect));
+            }
+        }
+        self.gated = kept;
+    }
+
     /// The next effect to execute.
     pub fn poll(&mut self) -> Option<E> {
         self.ready.pop_front()
@@ -84,6 +99,19 @@ mod tests {
         assert_eq!(outbox.poll(), None);
         outbox.handle_synced(1);
         assert_eq!(outbox.poll().as_deref(), Some("promise"));
+    }
+
+    #[test]
+    fn a_repeat_is_forgotten_and_the_first_stays() {
+        let mut outbox = Outbox::default();
+        for promise in ["a", "b", "a"] {
+            outbox.persist(|_| "persist");
+            outbox.promise(promise);
+        }
+        outbox.forget_repeats();
+        outbox.handle_synced(3);
+        let all: Vec<&str> = std::iter::from_fn(|| outbox.poll()).collect();
+        assert_eq!(all, ["persist", "persist", "persist", "a", "b"]);
     }
 
     #[test]

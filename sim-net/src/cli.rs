@@ -10,6 +10,7 @@ use wayfare_protocol::placement::Policy;
 use crate::{
     attack::AttackArgs,
     bench::{Report, durability, flood, gateway, handshake, idle, mesh, registry, transfer},
+    checker::CheckArgs,
     demo::{self, DemoOptions},
     layout::Journey,
     matrix::LatencyMatrix,
@@ -59,6 +60,8 @@ Examples:
     Fuzz(FuzzArgs),
     /// A malicious node against real ones: every attack, and what the victims say of it
     Attack(AttackArgs),
+    /// Search small worlds completely: the production machines in every state, in which every promise must hold
+    Check(CheckArgs),
     /// Real processes, killed again and again while services move and clients write
     Soak(SoakArgs),
     /// Print what completes this command's words in a shell
@@ -397,6 +400,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Command::Fuzz(args) => args.run(),
+        Command::Check(args) => args.run(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "wayfare-sim", &mut script);

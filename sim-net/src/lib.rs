@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 pub mod attack;
 pub mod bench;
+mod checker;
 mod cli;
 pub mod client;
 pub mod demo;

@@ -309,6 +309,15 @@ impl<S: Suite, G: Guards> Host<S, G> {
         self.rejects.count(reject);
     }
 
+    /// Forgets what is only for people to see (counters, histories), and repeats of what waits to be sent: a search
+    /// through all states need not tell hosts apart by that.
+    pub fn forget_figures(&mut self) {
+        self.rejects = RejectCounters::default();
+        self.history.clear();
+        self.held_total = 0;
+        self.outbox.forget_repeats();
+    }
+
     /// Counts a rejection on its way to the driver.
     fn counted<T>(&mut self, result: Result<T, Reject>) -> Result<T, Reject> {
         if let Err(reject) = &result {

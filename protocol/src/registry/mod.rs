@@ -299,6 +299,13 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         &self.rejects
     }
 
+    /// Forgets what is only for people to see (counters; the stored figures of clouds stay), and repeats of what waits to be sent: a search
+    /// through all states need not tell Registries apart by that.
+    pub fn forget_figures(&mut self) {
+        self.rejects = RejectCounters::default();
+        self.outbox.forget_repeats();
+    }
+
     /// All records as they are, some perhaps not yet on disk: for a backup, once [`last_appended`](Self::last_appended) is.
     pub fn records(&self) -> Vec<StoreOp> {
         self.tables.rows().collect()
