@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::task::TaskTracker;
 use wayfare_net::{
-    Connection, Connector, FrameWriter, NetConfig, Pool, PoolEvent, Protocol,
+    Connection, Connector, FrameWriter, NetConfig, NetEvent, NetLimits, Pool, PoolEvent, Protocol,
     limits::{FRAME_SHARES, HANDSHAKE_SHARES, HANDSHAKES_PER_SOURCE_MAX, STRANGER_BYTE_SHARES},
 };
 
@@ -134,6 +134,41 @@ async fn a_stranger_is_read_slowly_and_a_member_is_not() {
     };
     within("a member's bytes", rest).await;
     writing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_strangers_makes_room_for_others_and_members_make_none() {
+    // Of eight connections strangers have four, and two from one address.
+    let limits = NetLimits { connections_max: 8, ..NetLimits::default() };
+    let mut node = Node::start(NetConfig { limits, ..NetConfig::local([1; 32]) }).await;
+    let member = from_elsewhere(2).await;
+    node.net.vouch(member.host());
+    let honest = Node::local(3).await;
+    let mut crowd = Vec::new();
+    for peer in [&member, &honest] {
+        within("a connection", peer.net.connect(node.host(), &node.addresses())).await.unwrap();
+    }
+    for seed in 10..13 {
+        let stranger = from_elsewhere(seed).await;
+        within("a connection", stranger.net.connect(node.host(), &node.addresses())).await.unwrap();
+        // They come one after the other.
+        crowd.push(stranger);
+        node.until_connected(2 + crowd.len().min(2)).await;
+    }
+    until("room to be made", || node.net.counters().strangers_closed == 1).await;
+    let gone = async {
+        loop {
+            if let NetEvent::PeerDisconnected(host) = node.event().await {
+                return host;
+            }
+        }
+    };
+    assert_eq!(within("the end of a connection", gone).await, crowd[0].host(), "the oldest of the crowd");
+    until("the others to stay", || {
+        [&member, &honest, &crowd[1], &crowd[2]].iter().all(|peer| peer.net.connected() == 1)
+    })
+    .await;
+    assert_eq!(node.net.connected(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
