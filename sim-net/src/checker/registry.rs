@@ -63,7 +63,7 @@ impl RegistryParty {
         while let Some(effect) = self.machine.poll_effect() {
             output.active = true;
             match effect {
-                Effect::Persist { seq, batch } => match &mut self.disk {
+                Effect::Persist { seq, batch, .. } => match &mut self.disk {
                     Some(disk) => disk.unsynced.push((seq, batch)),
                     None => self.machine.handle_synced(seq),
                 },
