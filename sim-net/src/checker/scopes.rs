@@ -110,7 +110,6 @@ pub(super) const SCOPES: &[Scope] = &[
     Scope { name: "chaos-large", large: true, timeouts: 10, losses: 4, ..CHAOS },
     Scope { name: "rivals-large", large: true, timeouts: 5, ..RIVALS },
     Scope { name: "return-large", large: true, timeouts: 3, ..RETURN },
-    Scope { name: "crashes-large", large: true, timeouts: 1, crashes: 2, ..CRASHES },
     Scope { name: "current-key-large", large: true, timeouts: 6, ..CURRENT_KEY },
     Scope { name: "old-key-large", large: true, timeouts: 6, ..OLD_KEY },
 ];
