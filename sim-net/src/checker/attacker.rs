@@ -63,9 +63,9 @@ impl Knowledge {
         let mut heard = Heard::default();
         envelopes.iter().for_each(|envelope| heard.listen(envelope));
         let mut forger = Forger::new(world, self, &heard);
-        forger.to_registry();
+        forger.tell_registry();
         for party in world.scope.parties().filter(|party| *party != self.party) {
-            forger.to_host(party);
+            forger.tell_host(party);
             forger.in_the_registrys_name(party);
         }
         forger.made

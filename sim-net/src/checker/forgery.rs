@@ -52,7 +52,7 @@ impl<'a> Forger<'a> {
         self.made.push(Envelope { from: self.knows.party, to, body });
     }
 
-    fn to_peer(&mut self, to: Party, frame: &MigrateFrame) {
+    fn say_to_peer(&mut self, to: Party, frame: &MigrateFrame) {
         self.say(to, Body::Migrate(frame.to_bytes()));
     }
 
@@ -71,7 +71,7 @@ impl<'a> Forger<'a> {
     }
 
     /// What it says to the Registry, as itself.
-    pub(super) fn to_registry(&mut self) {
+    pub(super) fn tell_registry(&mut self) {
         let secret = self.placement_secret();
         let placements: Vec<Placement> = self.heard.placements.iter().map(|(placement, _)| placement.clone()).collect();
         for placement in &placements {
@@ -149,7 +149,7 @@ impl<'a> Forger<'a> {
     }
 
     /// What it says to a cloud, as itself.
-    pub(super) fn to_host(&mut self, to: Party) {
+    pub(super) fn tell_host(&mut self, to: Party) {
         let Some(host) = self.world.host(to) else { return };
         for ids in self.heard.ids.clone() {
             self.request(to, host, ids);
@@ -157,8 +157,8 @@ impl<'a> Forger<'a> {
             self.transfer(to, host, ids);
             self.ack(to, host, ids);
             let refused = MigrateRefused { mig: ids.mig, reason: "expired".to_owned() };
-            self.to_peer(to, &MigrateFrame::Refused(refused));
-            self.to_peer(to, &MigrateFrame::Abandon(MigrationRef { mig: ids.mig }));
+            self.say_to_peer(to, &MigrateFrame::Refused(refused));
+            self.say_to_peer(to, &MigrateFrame::Abandon(MigrationRef { mig: ids.mig }));
         }
     }
 
@@ -182,7 +182,7 @@ impl<'a> Forger<'a> {
             };
             let request = Signed::sign::<Symbolic>(&secret, self.registry(), Receiver::Host(host), &request);
             let frame = RequestFrame { request, verdict, manifest: manifest.clone() };
-            self.to_peer(to, &MigrateFrame::Request(frame));
+            self.say_to_peer(to, &MigrateFrame::Request(frame));
         }
     }
 
@@ -208,7 +208,7 @@ impl<'a> Forger<'a> {
             };
             let (registry, receiver) = (self.registry(), Receiver::Host(host));
             let response = Signed::sign::<Symbolic>(&self.knows.secret, registry, receiver, &response);
-            self.to_peer(to, &MigrateFrame::Response(ResponseFrame { response, verdict }));
+            self.say_to_peer(to, &MigrateFrame::Response(ResponseFrame { response, verdict }));
         }
     }
 
@@ -224,7 +224,7 @@ impl<'a> Forger<'a> {
             let (secret, own) = (self.placement_secret(), &self.knows.secret);
             let receiver = Receiver::Host(host);
             let consent = CoSigned::sign::<Symbolic>(&secret, own, self.registry(), receiver, &transfer);
-            self.to_peer(to, &MigrateFrame::Transfer(consent));
+            self.say_to_peer(to, &MigrateFrame::Transfer(consent));
         }
     }
 
@@ -243,7 +243,7 @@ impl<'a> Forger<'a> {
                 completed: self.world.wall(),
             };
             let ack = Signed::sign::<Symbolic>(&self.knows.secret, self.registry(), Receiver::Host(host), &ack);
-            self.to_peer(to, &MigrateFrame::TransferAck(ack));
+            self.say_to_peer(to, &MigrateFrame::TransferAck(ack));
         }
     }
 

@@ -38,8 +38,9 @@ impl Scoped {
             // Time passes for each party; where leases count, for all of them equally.
             let input = if self.memo.world.scope.passes > 0 { InputId::Pass } else { InputId::Timeout };
             let parties = 0..u8::try_from(healing.nodes.len()).unwrap_or(u8::MAX);
-            let went_on = parties.fold(false, |any, party| self.heal(&mut healing, party, input) || any);
-            if !went_on {
+            // Each of them takes its turn.
+            let went_on = parties.filter(|party| self.heal(&mut healing, *party, input)).count();
+            if went_on == 0 {
                 return false;
             }
         }

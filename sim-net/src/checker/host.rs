@@ -243,7 +243,6 @@ impl HostParty {
                 output.notes.push(Note::Consented { mig: ids.mig, epoch: ids.epoch, state: consented.state });
             }
             Entry::Held { ids, held, .. } => output.notes.push(Note::Held { mig: ids.mig, state: held.state }),
-            Entry::Placed { secret, .. } => output.notes.push(Note::Key { secret: *secret.expose() }),
             _ => {}
         }
         match &mut self.disk {

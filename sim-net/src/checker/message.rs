@@ -104,6 +104,4 @@ pub(super) enum Note {
     Twice { sequence: u64 },
     /// A response has left.
     Answered { sequence: u64 },
-    /// The secret of a placement key is on this host's disk.
-    Key { secret: [u8; 32] },
 }

@@ -114,7 +114,6 @@ impl Ledger {
             Note::Answered { sequence } => {
                 self.answered.insert(*sequence);
             }
-            Note::Key { .. } => {}
         }
     }
 

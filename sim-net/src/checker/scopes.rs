@@ -102,26 +102,23 @@ pub(super) const SCOPES: &[Scope] = &[
     RETURN,
     CRASHES,
     CLIENTS,
-    Scope { name: "revoked", about: "a target is revoked at any moment", timeouts: 2, revoked: Some(2), ..PLAIN },
+    Scope { name: "revoked", about: "a target is revoked at any moment", timeouts: 4, revoked: Some(2), ..PLAIN },
     CURRENT_KEY,
     OLD_KEY,
     ROGUE_TARGET,
     LEASE_SCOPE,
-    Scope { name: "chaos-large", large: true, timeouts: 8, losses: 2, ..CHAOS },
-    Scope { name: "rivals-large", large: true, timeouts: 2, ..RIVALS },
-    Scope { name: "return-large", large: true, timeouts: 1, ..RETURN },
-    Scope { name: "crashes-large", large: true, crashes: 2, ..CRASHES },
-    Scope { name: "current-key-large", large: true, timeouts: 1, ..CURRENT_KEY },
-    Scope { name: "old-key-large", large: true, timeouts: 1, ..OLD_KEY },
-    Scope { name: "rogue-target-large", large: true, timeouts: 2, ..ROGUE_TARGET },
-    Scope { name: "lease-large", large: true, passes: 6, ..LEASE_SCOPE },
+    Scope { name: "chaos-large", large: true, timeouts: 10, losses: 4, ..CHAOS },
+    Scope { name: "rivals-large", large: true, timeouts: 5, ..RIVALS },
+    Scope { name: "return-large", large: true, timeouts: 3, ..RETURN },
+    Scope { name: "current-key-large", large: true, timeouts: 6, ..CURRENT_KEY },
+    Scope { name: "old-key-large", large: true, timeouts: 6, ..OLD_KEY },
 ];
 
 const CHAOS: Scope = Scope {
     name: "chaos",
     about: "one move: messages lost, doubled, reordered and replayed; impatient parties, broken streams",
-    timeouts: 4,
-    losses: 1,
+    timeouts: 6,
+    losses: 2,
     ..PLAIN
 };
 
@@ -131,7 +128,7 @@ const RIVALS: Scope = Scope {
     clouds: 3,
     ways: &[(1, 2), (1, 3)],
     moves: 2,
-    timeouts: 1,
+    timeouts: 3,
     ..PLAIN
 };
 
@@ -140,16 +137,12 @@ const RETURN: Scope = Scope {
     about: "the service comes back while its first host still waits for an old answer",
     ways: &[(1, 2), (2, 1)],
     moves: 2,
+    timeouts: 2,
     ..PLAIN
 };
 
-const CRASHES: Scope = Scope {
-    name: "crashes",
-    about: "one move, slow disks, a crash of anybody at any moment",
-    timeouts: 1,
-    crashes: 1,
-    ..PLAIN
-};
+const CRASHES: Scope =
+    Scope { name: "crashes", about: "one move, slow disks, a crash of anybody at any moment", crashes: 1, ..PLAIN };
 
 const CLIENTS: Scope = Scope {
     name: "clients",
@@ -164,6 +157,7 @@ const CURRENT_KEY: Scope = Scope {
     name: "current-key",
     about: "an enrolled cloud has stolen the current placement key",
     attacker: Some(Attacker::StolenKey),
+    timeouts: 3,
     ..PLAIN
 };
 
@@ -174,6 +168,7 @@ const OLD_KEY: Scope = Scope {
     attacker: Some(Attacker::OldHost),
     moved_before: true,
     ways: &[(2, 3)],
+    timeouts: 3,
     ..PLAIN
 };
 
@@ -183,8 +178,8 @@ const ROGUE_TARGET: Scope = Scope {
     clouds: 1,
     attacker: Some(Attacker::Target),
     ways: &[(1, 4), (1, 4)],
-    moves: 1,
-    timeouts: 1,
+    moves: 2,
+    timeouts: 3,
     ..PLAIN
 };
 

@@ -13,7 +13,7 @@ use wayfare_protocol::{
     migration::messages::{Enrol, RegistryFrame},
     placement::{PlacementConfig, Policy},
     registry::{self, Registry, RegistryConfig},
-    suite::{Secret, Suite, digest},
+    suite::{Secret, Suite, digest, fresh_secret},
     time::{Instant, Micros, Now, Timestamp},
     trust::{Certificate, Receiver, Role, Signed, TrustBundle},
     wire::Frame as _,
@@ -236,12 +236,12 @@ impl World {
             nodes.push(if parties.contains(&party) { self.cloud(party, disks)? } else { Node::Attacker });
         }
         let mut beginning = Beginning { nodes, sent: Vec::new(), notes: Vec::new() };
-        self.deploy(&mut beginning)?;
+        let first = self.deploy(&mut beginning)?;
         if self.scope.moved_before {
             let beta = self.host(2).ok_or(CannotBegin("there is no beta"))?;
             self.settle(&mut beginning, 1, Input::Move(beta))?;
         }
-        self.hand_over(&mut beginning);
+        self.hand_over(&mut beginning, first);
         Ok(beginning)
     }
 
@@ -271,10 +271,12 @@ impl World {
         Ok(Node::Host(Box::new(HostParty { machine, now: START, draws, running, incoming, disk })))
     }
 
-    /// The service starts at alpha, and the client opens its session.
-    fn deploy(&self, beginning: &mut Beginning) -> Result<(), CannotBegin> {
+    /// The service starts at alpha, and the client opens its session. Returns the secret of its placement key there.
+    fn deploy(&self, beginning: &mut Beginning) -> Result<Secret, CannotBegin> {
         let Some(Node::Host(host)) = beginning.nodes.get_mut(1) else { return Err(CannotBegin("there is no alpha")) };
         let manifest = self.manifest();
+        // What the machine is about to draw first is the placement key's secret.
+        let secret = fresh_secret(&mut host.draws.clone());
         host.machine.deploy(START, &manifest, &mut host.draws).map_err(|_| CannotBegin("the deployment is refused"))?;
         self.settle(beginning, 1, Input::Pass(Micros::ZERO))?;
         let Some(Node::Host(host)) = beginning.nodes.get_mut(1) else { return Err(CannotBegin("there is no alpha")) };
@@ -282,7 +284,14 @@ impl World {
         let opened = host.machine.handle_client_frame(START, self.gateway, &ClientFrame::Open(open).to_bytes());
         opened.map_err(|_| CannotBegin("the session is refused"))?;
         while host.machine.poll_effect().is_some() {}
-        Ok(())
+        let Some(Node::Registry(registry)) = beginning.nodes.first() else {
+            return Err(CannotBegin("there is no registry"));
+        };
+        let placed = registry.machine.placement(self.service).map(|placement| placement.key.0);
+        if placed != Some(Symbolic::public_key(&secret)) {
+            return Err(CannotBegin("the service is not placed under alpha's first key"));
+        }
+        Ok(secret)
     }
 
     /// Everything that follows from `input`, in order and without a fault.
@@ -311,17 +320,12 @@ impl World {
     }
 
     /// Gives the attacker what its scope says.
-    fn hand_over(&mut self, beginning: &mut Beginning) {
+    fn hand_over(&mut self, beginning: &mut Beginning, first: Secret) {
         let Some(attacker) = self.scope.attacker else { return };
         let party = attacker.party();
-        let keys = beginning.notes.iter().filter_map(|note| match note {
-            Note::Key { secret } => Some(Secret::new(*secret)),
-            _ => None,
-        });
-        let keys: Vec<Secret> = keys.collect();
         let stolen = match attacker {
-            // The first key is that of alpha's stay; it is the old one if the service has moved since.
-            Attacker::OldHost | Attacker::StolenKey => keys.first().cloned(),
+            // It is the old one if the service has moved since.
+            Attacker::OldHost | Attacker::StolenKey => Some(first),
             Attacker::Target => None,
         };
         if let Some(node) = beginning.nodes.get_mut(usize::from(party)) {
