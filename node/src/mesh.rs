@@ -28,6 +28,13 @@ pub(crate) fn advertisable(addresses: Vec<String>) -> Vec<String> {
     addresses
 }
 
+/// A host whose advert was verified is no stranger.
+pub(crate) fn vouch(net: &Net, advert: &Signed<Advert>) {
+    if let Ok(advert) = advert.unverified() {
+        net.vouch(advert.host);
+    }
+}
+
 /// Connects to a host that advertises, while this node knows few.
 pub(crate) fn meet(net: &Net, tracker: &TaskTracker, advert: &Signed<Advert>) {
     if net.connected() >= PEERS_WANTED {

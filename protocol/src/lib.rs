@@ -19,6 +19,7 @@ pub mod migration;
 pub mod order;
 pub mod outbox;
 pub mod placement;
+pub mod quota;
 pub mod registry;
 pub mod reject;
 pub mod session;

@@ -1,6 +1,6 @@
 //! Every bound of the protocol, and what happens at it.
 
-use crate::time::Micros;
+use crate::{quota::Rate, time::Micros};
 
 /// Largest control frame on any stream, before decoding. Larger: the stream is closed.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -32,6 +32,11 @@ pub const ADVERTS_MAX: usize = 1024;
 pub const ADVERT_LIFETIME_MAX: Micros = Micros::from_secs(60);
 /// How often a cloud advertises.
 pub const ADVERT_INTERVAL: Micros = Micros::from_secs(10);
+/// How often a cloud's adverts are taken and passed on; beyond that they are dropped. It advertises every [`ADVERT_INTERVAL`], and
+/// once more when its peers, addresses or room change.
+pub const ADVERT_RATE: Rate = Rate::new(5, 50);
+/// How many lines of a log others can provoke; the rest is counted.
+pub const COMPLAINT_RATE: Rate = Rate::new(1, 20);
 /// How far two machines' wall clocks may differ: added to every expiry check.
 pub const CLOCK_SKEW: Micros = Micros::from_secs(5);
 
@@ -123,6 +128,13 @@ pub const KEPT_RESPONSES_MAX: usize = 1024;
 pub const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Requests that wait at a host for one service, running or frozen. More: busy.
 pub const QUEUED_REQUESTS_MAX: usize = 1024;
+/// Bytes of the requests that wait at a host for one service. More: busy.
+pub const QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The share of [`QUEUED_REQUESTS_MAX`] and of [`QUEUED_BYTES_MAX`] of one gateway, where so many are connected: what is left for
+/// another is as much. More: busy.
+pub const fn queued_share(max: usize, gateways: usize) -> usize {
+    max / (gateways + 1)
+}
 /// Requests in flight at a gateway for one service. More: 503 to the client.
 pub const PENDING_REQUESTS_MAX: usize = 1024;
 /// How long a gateway holds a request before it answers 504.
@@ -142,6 +154,11 @@ pub const HOSTS_MAX: usize = 100_000;
 /// Registered services at one Registry. More: refused.
 pub const REGISTERED_MAX: usize = 100_000;
 
+/// Entries of the audit log under one signature. More: another block.
+pub const AUDIT_BLOCK_ENTRIES_MAX: usize = 1024;
+/// Bytes of such a block: each entry is below 1 KiB. More: malformed.
+pub const AUDIT_BLOCK_BYTES_MAX: usize = AUDIT_BLOCK_ENTRIES_MAX * 1024 + 512;
+
 /// Bytes of what a host shows a restored Registry in one part, and of the manifests that go with it. More: another part.
 pub const SHOWN_BYTES_MAX: usize = 24 * 1024;
 /// Parts in which a host shows what it has. More: rejected.
@@ -158,6 +175,13 @@ pub const RECOVERY_WINDOW: Micros = recovery_window(LEASE);
 pub const SHOW_INTERVAL: Micros = Micros::from_secs(5);
 /// How often, once the window is over, it asks the hosts that services still wait for.
 pub const SHOW_INTERVAL_LATER: Micros = Micros::from_secs(60);
+
+/// Bytes of a control's name: the longest of NIST SP 800-53 has 9, with an objective's suffix some more.
+pub const CONTROL_BYTES_MAX: usize = 64;
+/// Controls of a baseline: NIST SP 800-53 has 1,189 with all enhancements.
+pub const CONTROLS_MAX: usize = 2048;
+/// Measurements of a baseline, and values of all of them together.
+pub const MEASUREMENTS_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {

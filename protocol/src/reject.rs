@@ -90,6 +90,7 @@ rejections! {
     NoResources => "no_resources", "the resources asked for are not there";
     TooManyHalfOpen => "too_many_half_open", "too many unfinished migrations";
     Full => "full", "a table is at its limit";
+    TooOften => "too_often", "the host advertises more often than it may";
     Recovering => "recovering", "the registry was restored from a backup and has not heard yet what the hosts know";
     Cordoned => "cordoned", "the host takes no services now";
     WrongOwner => "wrong_owner", "the order is not signed by the owner of the service";

@@ -12,7 +12,7 @@ use ed25519_dalek::Signer;
 use hkdf::Hkdf;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::ids::Digest;
 
@@ -43,6 +43,22 @@ impl Secret {
     /// The bytes, for what must really use them.
     pub const fn expose(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// For `#[serde(with = "stored_secret")]`, in a journal: a secret is not encoded by accident.
+pub(crate) mod stored_secret {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+    use zeroize::Zeroizing;
+
+    use super::Secret;
+
+    pub(crate) fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+        secret.0.serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        Ok(Secret(*Zeroizing::new(<[u8; 32]>::deserialize(deserializer)?)))
     }
 }
 
@@ -120,11 +136,11 @@ impl Suite for Dalek {
         if !shared.was_contributory() {
             return None;
         }
-        let mut key = [0; 32];
+        let mut key = Zeroizing::new([0; 32]);
         Hkdf::<Sha256>::new(Some(b"wayfare/1 migration key"), shared.as_bytes())
-            .expand(&info.0, &mut key)
+            .expand(&info.0, &mut *key)
             .expect("32 bytes are a valid HKDF-SHA256 output length");
-        Some(Secret::new(key))
+        Some(Secret::new(*key))
     }
 
     fn seal(key: &Secret, number: u64, ad: &[u8], plaintext: &[u8]) -> Vec<u8> {
@@ -150,9 +166,9 @@ pub fn digest(label: &str, parts: &[&[u8]]) -> Digest {
 
 /// 32 fresh secret bytes.
 pub fn fresh_secret(rng: &mut dyn rand_core::Rng) -> Secret {
-    let mut bytes = [0; 32];
-    rng.fill_bytes(&mut bytes);
-    Secret::new(bytes)
+    let mut bytes = Zeroizing::new([0; 32]);
+    rng.fill_bytes(&mut *bytes);
+    Secret::new(*bytes)
 }
 
 /// 16 fresh bytes, for a nonce or an identifier.

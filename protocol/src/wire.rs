@@ -13,7 +13,7 @@
 //! - A kind that a receiver does not know is refused by name and counted, and the stream stays
 //!   ([`Reject::is_of_newer_peer`]).
 
-use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use bincode::config::{Configuration, Fixint, LittleEndian};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::reject::Reject;
@@ -24,10 +24,10 @@ pub const VERSION: u8 = 1;
 /// The versions of the protocol that this program speaks, newest first. 2: unknown kinds of message do not end a stream.
 pub const VERSIONS: &[u8] = &[2, 1];
 
-/// Caps what a length prefix can make the decoder claim; each type's own limit is checked first.
+/// Caps what a length prefix can make the decoder allocate, however many bytes there are: see [`read`].
 const DECODE_LIMIT: usize = 128 * 1024 * 1024;
-const CONFIG: Configuration<LittleEndian, Fixint, Limit<DECODE_LIMIT>> =
-    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<DECODE_LIMIT>();
+const CONFIG: Configuration<LittleEndian, Fixint> =
+    bincode::config::standard().with_little_endian().with_fixed_int_encoding();
 
 /// A type with a wire form.
 pub trait Wire: Serialize + DeserializeOwned {
@@ -40,7 +40,7 @@ pub trait Wire: Serialize + DeserializeOwned {
 /// # Panics
 /// Never for the types of this crate: all are finite trees of integers, byte strings and lists.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    bincode::serde::encode_to_vec(value, CONFIG.with_no_limit()).expect("wire types hold only encodable values")
+    bincode::serde::encode_to_vec(value, CONFIG).expect("wire types hold only encodable values")
 }
 
 /// Reads a `T` back.
@@ -51,11 +51,24 @@ pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, Reject> {
     if bytes.len() > T::LIMIT {
         return Err(Reject::FrameTooLarge);
     }
-    let (value, used): (T, usize) = bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|_| Reject::Malformed)?;
+    let (value, used): (T, usize) = read(bytes).map_err(|_| Reject::Malformed)?;
     if used != bytes.len() || encode(&value) != bytes {
         return Err(Reject::Malformed);
     }
     Ok(value)
+}
+
+/// Decodes from `bytes`. bincode makes room for a text or a string of bytes before it looks whether that many are there, so
+/// few bytes must not be able to claim many: what they may claim goes with how many there are. Its limits are constants, hence
+/// the steps.
+fn read<T: Wire>(bytes: &[u8]) -> Result<(T, usize), bincode::error::DecodeError> {
+    const { assert!(T::LIMIT <= DECODE_LIMIT) };
+    match bytes.len() {
+        ..=1024 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<1024>()),
+        1025..=65_536 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<65_536>()),
+        65_537..=1_048_576 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<1_048_576>()),
+        _ => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<DECODE_LIMIT>()),
+    }
 }
 
 /// For `#[serde(with = "bytes")]` on what may be long: the same encoding as a list of bytes, copied at once instead of byte by

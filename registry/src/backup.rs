@@ -13,10 +13,11 @@ use std::{
 
 use wayfare_protocol::{
     ids::RegistryId,
-    registry::{self, RestoreError, StoreOp, Table},
+    registry::{self, RestoreError, StoreOp, Table, audit::Head},
 };
 
 use crate::{
+    audit::{Known, State},
     clock,
     config::{ConfigError, StateDir},
     store::{LogStore, RedbStore, Row, Store, StoreError},
@@ -145,14 +146,22 @@ pub enum MarkError {
 pub fn mark_restored(store: &mut dyn Store, id: RegistryId) -> Result<usize, MarkError> {
     let rows = store.load()?;
     let services = rows.iter().filter(|(table, ..)| *table == Table::Services).count();
-    let marks = registry::mark_restored(id, rows, clock::now().wall)?;
+    let log = Known::restored(&Known::of(&rows), &Known::default());
+    let mut marks = registry::mark_restored(id, rows, clock::now().wall)?;
+    marks.extend(log);
     store.commit(&marks)?;
     Ok(services)
 }
 
-/// Writes `records` as a new store at `path`, whole or not at all.
-pub(crate) fn write(records: &[StoreOp], path: &Path, force: bool) -> Result<BackupView, BackupError> {
-    write_rows(records.iter().filter_map(row).collect(), path, force)
+/// Writes `records` as a new store at `path`, whole or not at all, with the last entry of the audit log.
+pub(crate) fn write(
+    records: &[StoreOp],
+    log: Option<Head>,
+    path: &Path,
+    force: bool,
+) -> Result<BackupView, BackupError> {
+    let log = log.map(|head| State { head, synced: head.sequence, restored: None }.put());
+    write_rows(records.iter().chain(&log).filter_map(row).collect(), path, force)
 }
 
 fn write_rows(rows: Vec<Row>, path: &Path, force: bool) -> Result<BackupView, BackupError> {
@@ -189,9 +198,9 @@ pub(crate) fn restore(dir: &StateDir, path: &Path, force: bool) -> Result<Restor
     let (target, kept) = (dir.store(), beside(&dir.store(), ".replaced"));
     let present = LogStore::exists(&target);
     // Whoever runs on it holds it, and nobody else can while this does. A damaged one may be replaced.
-    let _held = match present.then(|| LogStore::open(&target)) {
+    let mut held = match present.then(|| LogStore::open(&target)) {
         Some(Err(StoreError::InUse { .. })) => return Err(BackupError::Running { dir: dir.path().to_owned() }),
-        opened => opened,
+        opened => opened.and_then(Result::ok),
     };
     if present && !force {
         return Err(BackupError::WouldReplace { path: target, kept });
@@ -199,7 +208,9 @@ pub(crate) fn restore(dir: &StateDir, path: &Path, force: bool) -> Result<Restor
     let restoring = beside(&target, ".restoring");
     remove(&restoring)?;
     copy(path, &restoring)?;
-    let marked = mark(&restoring, config.id(), path);
+    // The audit log goes on where it is, and not where it was when the backup was made.
+    let replaced = held.as_mut().and_then(|store| store.load().ok()).map(|rows| Known::of(&rows)).unwrap_or_default();
+    let marked = mark(&restoring, config.id(), path, &replaced);
     let view = match marked {
         Ok(view) => view,
         Err(error) => {
@@ -215,13 +226,14 @@ pub(crate) fn restore(dir: &StateDir, path: &Path, force: bool) -> Result<Restor
     Ok(RestoredView { kept: replaces.then(|| kept.display().to_string()), ..view })
 }
 
-fn mark(restoring: &Path, id: RegistryId, source: &Path) -> Result<RestoredView, BackupError> {
+fn mark(restoring: &Path, id: RegistryId, source: &Path, replaced: &Known) -> Result<RestoredView, BackupError> {
     let mut store = LogStore::open(restoring)?;
-    fs::set_permissions(restoring, fs::Permissions::from_mode(0o600)).map_err(io_error(restoring))?;
+    let backup = Known::of(&store.load()?);
     let services = mark_restored(&mut store, id).map_err(|error| match error {
         MarkError::Store(error) => BackupError::Store(error),
         MarkError::Records(error) => BackupError::Records { path: source.to_owned(), source: error },
     })?;
+    store.commit(&Known::restored(&backup, replaced))?;
     Ok(RestoredView { file: source.display().to_string(), services, kept: None })
 }
 
@@ -233,7 +245,7 @@ fn copy(path: &Path, to: &Path) -> Result<(), BackupError> {
     let read = file.read_exact(&mut head);
     if read.is_ok() && head == *MAGIC {
         fs::copy(path, to).map_err(io_error(path))?;
-        return Ok(());
+        return fs::set_permissions(to, fs::Permissions::from_mode(0o600)).map_err(io_error(to));
     }
     if read.is_err() || !head.starts_with(MAGIC_REDB) {
         return Err(BackupError::NoBackup { path: path.to_owned() });
@@ -298,7 +310,7 @@ mod tests {
     fn a_backup_that_was_cut_is_no_backup() {
         let (root, dir, batch) = place();
         let path = root.path().join("backup");
-        write(&batch, &path, false).unwrap();
+        write(&batch, None, &path, false).unwrap();
         let whole = fs::read(&path).unwrap();
         for length in [0, 4, 8, 20, 33, whole.len() / 2, whole.len() - 1] {
             fs::write(&path, &whole[..length]).unwrap();

@@ -11,14 +11,15 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use wayfare_protocol::suite::Suite as _;
 use wayfare_protocol::{
-    ids::RegistryId,
+    ids::{HostId, RegistryId},
     limits::{ADDRESSES_MAX, LEASE, LEASE_MAX, LEASE_MIN, TEXT_BYTES_MAX},
-    suite::{Dalek, Secret, fresh_secret},
+    suite::{Dalek, PublicKey, Secret, fresh_secret},
     time::Micros,
     trust::{Anchor, certificate::registry_id},
     wire::VERSIONS,
 };
 use wayfare_telemetry::{LogSettings, MetricsSettings, TelemetrySettings};
+use zeroize::Zeroizing;
 
 use crate::clock;
 
@@ -34,7 +35,7 @@ const CONFIG_BYTES_MAX: u64 = 64 * 1024;
 pub enum StoreChoice {
     /// In memory: for simulations. Clones of the store share the records.
     Memory(crate::store::MemoryStore),
-    /// In this file: see [`LogStore`](crate::store::LogStore).
+    /// In this file, see [`LogStore`](crate::store::LogStore), with the audit log in a directory beside it.
     Disk(PathBuf),
 }
 
@@ -218,6 +219,11 @@ impl StateDir {
         self.0.join("registry.journal")
     }
 
+    /// The audit log.
+    pub fn audit(&self) -> PathBuf {
+        crate::audit::beside(&self.store())
+    }
+
     /// The control socket, while the Registry runs.
     pub fn socket(&self) -> PathBuf {
         self.0.join("registry.sock")
@@ -235,7 +241,8 @@ impl StateDir {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
         made.map_err(|source| ConfigError::Write { path: self.0.clone(), source })?;
         let secret = fresh_secret(&mut clock::entropy());
-        write_new(&self.key(), 0o600, &format!("{}\n", HEXLOWER.encode(secret.expose())))?;
+        let text = Zeroizing::new(HEXLOWER.encode(secret.expose()) + "\n");
+        write_new(&self.key(), 0o600, &text)?;
         write_new(&self.config(), 0o644, &config_text(name, listen, &observed))?;
         // Without a fixed port the addresses are known only when it runs; `run` completes the bundle.
         let open = |text: &String| {
@@ -320,9 +327,9 @@ impl StateDir {
         if mode & 0o077 != 0 {
             return Err(ConfigError::KeyExposed { path, mode });
         }
-        let text = fs::read_to_string(&path).map_err(unreadable)?;
-        let bytes = HEXLOWER.decode(text.trim().as_bytes()).ok();
-        let seed: Option<[u8; 32]> = bytes.and_then(|bytes| bytes.try_into().ok());
+        let text = Zeroizing::new(fs::read_to_string(&path).map_err(unreadable)?);
+        let bytes = HEXLOWER.decode(text.trim().as_bytes()).ok().map(Zeroizing::new);
+        let seed: Option<[u8; 32]> = bytes.and_then(|bytes| bytes.as_slice().try_into().ok());
         seed.map(Secret::new).ok_or(ConfigError::KeyInvalid { path })
     }
 }
@@ -353,6 +360,16 @@ impl Config {
             trust: None,
         }
     }
+}
+
+/// The first registry's key in a trust bundle.
+pub(crate) fn read_trust(path: &Path) -> Result<PublicKey, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let invalid = |reason: String| ConfigError::Invalid { path: path.to_owned(), reason };
+    let file: TrustFile = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+    let key = file.registries.first().and_then(|entry| HostId::parse(&entry.key));
+    key.map(|key| key.0).ok_or_else(|| invalid("it names no registry's key".to_owned()))
 }
 
 fn check_name(name: &str) -> Result<(), String> {

@@ -12,12 +12,13 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
-use wayfare_net::{Incoming, Pool, PoolEvent, Watched};
+use wayfare_net::{Incoming, Net, Pool, PoolEvent, PoolEvents, Watched};
 use wayfare_protocol::{
     ids::{Epoch, HostId, MigrationIds},
     migration::messages::{Answer as Decided, RegistryFrame},
     order::Outcome,
-    registry::{Effect, Event, RecoveryView, StoreOp, is_violation},
+    quota::{Complaints, registry_weight},
+    registry::{Effect, Event, RecoveryView, audit::Head, is_violation},
     reject::Reject,
     time::Micros,
     wire::Frame as _,
@@ -28,7 +29,8 @@ use crate::{
     clock,
     handle::{Answer, Command, Machine},
     metrics::RegistryMetrics,
-    store::{Store, StoreError},
+    records::{Batch, Records},
+    store::StoreError,
 };
 
 /// Batches that wait for the store. When full, the driver waits, and with it everybody who asks.
@@ -52,50 +54,57 @@ enum Progress {
 
 /// The store's thread, as the driver sees it.
 pub(crate) struct StoreThread {
-    batches: mpsc::Sender<(u64, Vec<StoreOp>)>,
+    batches: mpsc::Sender<(u64, Batch)>,
     progress: watch::Receiver<Progress>,
 }
 
 impl StoreThread {
     /// Starts the thread. It ends when this value is dropped and everything has been committed, or with the first error,
-    /// which goes to `failure`.
+    /// which goes to `failure`. Also tells the last entry of the audit log that is on disk.
     pub(crate) fn start(
-        mut store: Box<dyn Store>,
+        mut records: Records,
         tracker: &TaskTracker,
         failure: oneshot::Sender<StoreError>,
         metrics: &RegistryMetrics,
-    ) -> Self {
+    ) -> (Self, watch::Receiver<Option<Head>>) {
+        let (audited, head) = watch::channel(records.audited_to());
         let (commits, written) = metrics.committed();
-        let (batches, mut queue) = mpsc::channel::<(u64, Vec<StoreOp>)>(BATCHES_MAX);
+        let (batches, mut queue) = mpsc::channel::<(u64, Batch)>(BATCHES_MAX);
         let (sender, progress) = watch::channel(Progress::Synced(0));
         tracker.spawn_blocking(move || {
-            while let Some((mut last, mut changes)) = queue.blocking_recv() {
+            while let Some((mut last, mut group)) = queue.blocking_recv() {
                 for _ in 1..GROUP_MAX {
-                    let Ok((seq, mut batch)) = queue.try_recv() else { break };
+                    let Ok((seq, batch)) = queue.try_recv() else { break };
                     last = seq;
-                    changes.append(&mut batch);
+                    group.append(batch);
                 }
                 let began = Instant::now();
-                if let Err(error) = store.commit(&changes) {
-                    // Whoever started the registry may not care why it stopped.
-                    let _ = failure.send(error);
-                    sender.send_replace(Progress::Failed);
-                    return;
-                }
+                let changes = match records.commit(group) {
+                    Ok(changes) => changes,
+                    Err(error) => {
+                        // Whoever started the registry may not care why it stopped.
+                        let _ = failure.send(error);
+                        sender.send_replace(Progress::Failed);
+                        return;
+                    }
+                };
                 commits.observe(began.elapsed());
-                written.inc_by(changes.len() as u64);
+                written.inc_by(changes as u64);
+                audited.send_replace(records.audited_to());
                 sender.send_replace(Progress::Synced(last));
             }
         });
-        Self { batches, progress }
+        (Self { batches, progress }, head)
     }
 }
 
 /// Owner of the machine.
 pub(crate) struct Driver {
     machine: Machine,
+    net: Net,
     pool: Pool,
     store: StoreThread,
+    complaints: Complaints,
     /// Answers to commands, each with the batch that it waits for.
     waiting: VecDeque<(u64, Answer)>,
     watched: Watched,
@@ -109,20 +118,23 @@ struct StoreLost;
 impl Driver {
     pub(crate) fn new(
         machine: Machine,
-        pool: Pool,
+        net: Net,
+        mut pool: Pool,
         store: StoreThread,
         watched: Watched,
         metrics: Arc<RegistryMetrics>,
         spans: Spans,
     ) -> Self {
-        Self { machine, pool, store, waiting: VecDeque::new(), watched, metrics, spans }
+        pool.set_weight(registry_weight);
+        let complaints = Complaints::default();
+        Self { machine, net, pool, store, complaints, waiting: VecDeque::new(), watched, metrics, spans }
     }
 
     /// Runs until `shutdown`, or until the store fails; then cancels `shutdown`, so that everything else stops too.
     pub(crate) async fn run(
         mut self,
         mut incoming: mpsc::Receiver<Incoming>,
-        mut events: mpsc::Receiver<PoolEvent>,
+        mut events: PoolEvents,
         mut commands: mpsc::Receiver<Command>,
         shutdown: CancellationToken,
     ) {
@@ -192,6 +204,7 @@ impl Driver {
         match event {
             PoolEvent::Opened { peer, .. } => {
                 debug!(peer = %peer, "stream opened");
+                self.vouch(peer);
             }
             PoolEvent::Unsent { peer, version, needs } => {
                 warn!(peer = %peer, "not told: it speaks version {version}, and this needs {needs}: upgrade it");
@@ -199,8 +212,9 @@ impl Driver {
             PoolEvent::Frame { peer, id, bytes } => {
                 if self.pool.is_live(peer, id) {
                     let result = self.machine.handle_frame(clock::now(), &mut clock::entropy(), peer, &bytes);
-                    if let Err(reject) = result {
-                        self.handle_reject(peer, reject);
+                    match result {
+                        Ok(()) => self.vouch(peer),
+                        Err(reject) => self.handle_reject(peer, reject),
                     }
                 }
             }
@@ -215,20 +229,32 @@ impl Driver {
         Ok(())
     }
 
+    /// Who has enrolled is no stranger.
+    fn vouch(&self, peer: HostId) {
+        if self.machine.is_member(peer) {
+            self.net.vouch(peer);
+        }
+    }
+
     fn handle_reject(&mut self, peer: HostId, reject: Reject) {
-        if is_violation(reject) {
-            warn!(peer = %peer, rejection = reject.name(), "{reject}: stream closed");
+        let violation = is_violation(reject);
+        if violation {
             self.pool.close(peer);
+        }
+        // Anybody can provoke one: the counter has them all.
+        let Some(left_out) = self.complaints.another(clock::now().mono) else { return };
+        if violation {
+            warn!(peer = %peer, rejection = reject.name(), left_out, "{reject}: stream closed");
         } else {
-            info!(peer = %peer, rejection = reject.name(), "refused: {reject}");
+            info!(peer = %peer, rejection = reject.name(), left_out, "refused: {reject}");
         }
     }
 
     async fn carry_out(&mut self) -> Result<(), StoreLost> {
         while let Some(effect) = self.machine.poll_effect() {
             match effect {
-                Effect::Persist { seq, batch } => {
-                    self.store.batches.send((seq, batch)).await.map_err(|_| StoreLost)?;
+                Effect::Persist { seq, batch, audit } => {
+                    self.store.batches.send((seq, Batch { changes: batch, audit })).await.map_err(|_| StoreLost)?;
                 }
                 Effect::Reply { to, frame } => {
                     self.metrics.sent(&frame);
@@ -319,7 +345,7 @@ fn name(frame: &RegistryFrame) -> &'static str {
     }
 }
 
-/// The audit log. By the time an event gets here, it is on disk.
+/// For whoever reads along. By the time an event gets here, it is on disk, and so is its entry in the audit log.
 fn log(event: &Event) {
     match event {
         Event::TokenCreated { name, role } => info!(cloud = name, role = role.name(), "join token created"),
@@ -330,11 +356,14 @@ fn log(event: &Event) {
         Event::Allowed { ids, source, .. } => {
             debug!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, %source, target = %ids.host, "allowed");
         }
-        Event::Denied { service, epoch, host, reason } => {
-            info!(service = %service, epoch = %epoch, target = %host, ?reason, "denied");
+        Event::Denied { service, epoch, host, by, reason } => {
+            info!(service = %service, epoch = %epoch, target = %host, source = %by, ?reason, "denied");
         }
         Event::Pinned { ids, .. } => {
             debug!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, target = %ids.host, "pinned");
+        }
+        Event::NotPinned { ids, by, reason } => {
+            info!(service = %ids.service, migration = %ids.mig, epoch = %ids.epoch, target = %by, ?reason, "not authorised");
         }
         Event::Placed { placement } => match placement.unverified() {
             Ok(placement) => info!(
@@ -404,13 +433,14 @@ fn log(event: &Event) {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use wayfare_protocol::registry::Table;
+    use wayfare_protocol::registry::{StoreOp, Table};
 
     use super::*;
-    use crate::store::{MemoryStore, Row};
+    use crate::store::{MemoryStore, Row, Store};
 
-    fn batch(n: u64) -> (u64, Vec<StoreOp>) {
-        (n, vec![StoreOp { table: Table::Hosts, key: n.to_le_bytes().to_vec(), value: Some(vec![1]) }])
+    fn batch(n: u64) -> (u64, Batch) {
+        let change = StoreOp { table: Table::Hosts, key: n.to_le_bytes().to_vec(), value: Some(vec![1]) };
+        (n, Batch { changes: vec![change], audit: Vec::new() })
     }
 
     /// Records the size of each commit; fails at the commit that contains batch `fails_at`.
@@ -445,7 +475,8 @@ mod tests {
         let (store, commits, mut inner) = slow(u64::MAX);
         let tracker = TaskTracker::new();
         let (failure, _) = oneshot::channel();
-        let mut thread = StoreThread::start(store, &tracker, failure, &RegistryMetrics::new(Spans::default()));
+        let (mut thread, _) =
+            StoreThread::start(Records::unaudited(store), &tracker, failure, &RegistryMetrics::new(Spans::default()));
         for n in 1..=50 {
             thread.batches.send(batch(n)).await.unwrap();
         }
@@ -464,7 +495,8 @@ mod tests {
         let (store, _, mut inner) = slow(2);
         let tracker = TaskTracker::new();
         let (failure, failed) = oneshot::channel();
-        let mut thread = StoreThread::start(store, &tracker, failure, &RegistryMetrics::new(Spans::default()));
+        let (mut thread, _) =
+            StoreThread::start(Records::unaudited(store), &tracker, failure, &RegistryMetrics::new(Spans::default()));
         thread.batches.send(batch(1)).await.unwrap();
         thread.progress.wait_for(|progress| matches!(progress, Progress::Synced(1))).await.unwrap();
         thread.batches.send(batch(2)).await.unwrap();

@@ -2,11 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use wayfare_net::Net;
 use wayfare_protocol::{
     advert::Advert,
     ids::HostId,
-    registry::{CommandError, Registry, RevokeTarget},
+    registry::{CommandError, Registry, RevokeTarget, audit::Head},
     reject::{Reject, Strict},
     suite::Dalek,
     time::{Micros, Now},
@@ -46,6 +47,9 @@ pub enum HandleError {
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
+    /// The last entry of the audit log, if there is one.
+    pub(crate) audited: watch::Receiver<Option<Head>>,
+    pub(crate) net: Net,
 }
 
 impl Handle {
@@ -54,6 +58,18 @@ impl Handle {
         let command: Command = Box::new(move |machine, now| {
             // It was verified; if a newer one is known, all the better.
             let _ = machine.handle_advert(now, &advert);
+            Box::new(|| ())
+        });
+        let _ = self.commands.try_send(command);
+    }
+
+    /// A peer has connected: if it is a member, it is no stranger. When it finds no room: the peer's first stream says it as well.
+    pub(crate) fn vouch(&self, peer: HostId) {
+        let net = self.net.clone();
+        let command: Command = Box::new(move |machine, _| {
+            if machine.is_member(peer) {
+                net.vouch(peer);
+            }
             Box::new(|| ())
         });
         let _ = self.commands.try_send(command);
@@ -139,8 +155,9 @@ impl Handle {
     /// [`HandleError`].
     pub async fn backup(&self, path: &Path, force: bool) -> Result<BackupView, HandleError> {
         let (path, records) = (path.to_owned(), self.call(|machine, _| machine.records()).await?);
+        let log = *self.audited.borrow();
         // Writing takes as long as its disk does: not on a thread that others wait for.
-        let written = tokio::task::spawn_blocking(move || backup::write(&records, &path, force));
+        let written = tokio::task::spawn_blocking(move || backup::write(&records, log, &path, force));
         Ok(written.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?)
     }
 
@@ -157,6 +174,7 @@ impl Handle {
     /// # Errors
     /// [`HandleError::Stopped`].
     pub async fn stats(&self) -> Result<StatsView, HandleError> {
-        self.call(|machine, _| StatsView::new(machine)).await
+        let net = self.net.counters();
+        self.call(move |machine, _| StatsView::new(machine, net)).await
     }
 }

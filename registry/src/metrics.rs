@@ -218,6 +218,7 @@ impl RegistryMetrics {
             Event::TokenCreated { .. }
             | Event::Allowed { .. }
             | Event::Pinned { .. }
+            | Event::NotPinned { .. }
             | Event::Resumed { .. }
             | Event::Removed { .. }
             | Event::WindowOver { .. } => return,

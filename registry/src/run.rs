@@ -15,14 +15,15 @@ use wayfare_protocol::{
 use wayfare_telemetry::{Endpoint, Exporter, ListenError, OtlpError, Spans, logs::node_span};
 
 use crate::{
-    api, clock,
+    api, audit, clock,
     config::{Config, ConfigError, StoreChoice, write_trust},
     driver::{Driver, StoreThread},
     handle::{COMMANDS_MAX, Handle, Machine},
     metrics::{self, RegistryMetrics},
     reach::{self, Greeter},
+    records::Records,
     relay,
-    store::{LogStore, Store, StoreError},
+    store::{LogStore, Row, Store as _, StoreError},
 };
 
 /// Why a Registry did not start, or stopped.
@@ -116,7 +117,7 @@ async fn start(
         Some(address) => Some(Endpoint::bind(address).await?),
         None => None,
     };
-    let (store, mut machine) = open(config.store, registry).await?;
+    let (records, mut machine) = open(config.store, registry).await?;
     let net_config = NetConfig {
         seed: *config.secret.expose(),
         listen: config.listen,
@@ -144,7 +145,18 @@ async fn start(
     let incoming = net.accept(Protocol::Registry)?;
     let (pool, events) = Pool::new(net.clone(), Protocol::Registry, FRAME_BYTES_MAX, tracker.clone(), shutdown.clone());
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
-    let handle = Handle { commands };
+    let (failure_sender, failure) = oneshot::channel();
+    let exporter = Exporter {
+        program: "wayfare-registry",
+        version: env!("CARGO_PKG_VERSION"),
+        instance: anchor.host().to_string(),
+        name: config.name.clone(),
+        role: "registry",
+    };
+    let spans = Spans::start(config.telemetry.otlp.as_deref(), &exporter, &tracker, shutdown.clone())?;
+    let counted = Arc::new(RegistryMetrics::new(spans.clone()));
+    let (store, audited) = StoreThread::start(records, &tracker, failure_sender, &counted);
+    let handle = Handle { commands, audited, net: net.clone() };
     let bundle = TrustBundle::new(vec![anchor.clone()]);
     let greeter = Greeter::new(net.clone(), tracker.clone());
     tracker.spawn(relay::run(net.clone(), bundle, handle.clone(), greeter, mesh_events));
@@ -154,19 +166,8 @@ async fn start(
         let status = api::Status::new(&config.name, &anchor);
         tracker.spawn(api::serve(listener, path, handle.clone(), status, shutdown.clone()));
     }
-    let (failure_sender, failure) = oneshot::channel();
     let node_name = config.name;
-    let exporter = Exporter {
-        program: "wayfare-registry",
-        version: env!("CARGO_PKG_VERSION"),
-        instance: anchor.host().to_string(),
-        name: node_name.clone(),
-        role: "registry",
-    };
-    let spans = Spans::start(config.telemetry.otlp.as_deref(), &exporter, &tracker, shutdown.clone())?;
-    let counted = Arc::new(RegistryMetrics::new(spans.clone()));
-    let store = StoreThread::start(store, &tracker, failure_sender, &counted);
-    let driver = Driver::new(machine, pool, store, watched, Arc::clone(&counted), spans);
+    let driver = Driver::new(machine, net.clone(), pool, store, watched, Arc::clone(&counted), spans);
     let span = node_span(&node_name, "registry");
     tracker.spawn(driver.run(incoming, events, command_queue, shutdown.clone()).instrument(span));
     let metrics = endpoint.as_ref().map(Endpoint::address);
@@ -178,14 +179,23 @@ async fn start(
 }
 
 /// Opening and checking a store takes as long as its disk does: not on a thread that others wait for.
-async fn open(choice: StoreChoice, config: RegistryConfig) -> Result<(Box<dyn Store>, Machine), RunError> {
+async fn open(choice: StoreChoice, config: RegistryConfig) -> Result<(Records, Machine), RunError> {
     let opening = tokio::task::spawn_blocking(move || {
-        let mut store: Box<dyn Store> = match choice {
-            StoreChoice::Memory(store) => Box::new(store),
-            StoreChoice::Disk(path) => Box::new(LogStore::open(&path)?),
+        let secret = config.secret.clone();
+        let restore = |rows: Vec<Row>| Registry::restore(config, clock::now(), rows);
+        let opened = match choice {
+            StoreChoice::Memory(mut store) => {
+                let machine = restore(store.load()?)?;
+                (Records::unaudited(Box::new(store)), machine)
+            }
+            StoreChoice::Disk(path) => {
+                let mut store = LogStore::open(&path)?;
+                let rows = store.load()?;
+                let machine = restore(rows.clone())?;
+                (Records::audited(Box::new(store), &rows, &audit::beside(&path), secret)?, machine)
+            }
         };
-        let machine = Registry::restore(config, clock::now(), store.load()?)?;
-        Ok((store, machine))
+        Ok(opened)
     });
     opening.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -1,9 +1,10 @@
 //! The Registry's state as people and scripts see it: the JSON of the control API and of `--json`. Times are fractional
 //! milliseconds unless a name says otherwise; identifiers are base58.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
+use wayfare_net::NetCounters;
 use wayfare_protocol::{
     registry::{self, CloudStats, Distribution, Enrolment, PlacementView, Registry, Suspension},
     reject::{Guards, RejectCounters},
@@ -13,7 +14,7 @@ use wayfare_protocol::{
 };
 
 /// A new join token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinTokenView {
     /// The token: a secret.
     pub token: String,
@@ -23,6 +24,18 @@ pub struct JoinTokenView {
     pub role: String,
     /// How long it can be used, in seconds.
     pub ttl_s: u64,
+}
+
+impl fmt::Debug for JoinTokenView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { token: _, cloud, role, ttl_s } = self;
+        f.debug_struct("JoinTokenView")
+            .field("token", &"(secret)")
+            .field("cloud", cloud)
+            .field("role", role)
+            .field("ttl_s", ttl_s)
+            .finish()
+    }
 }
 
 impl JoinTokenView {
@@ -257,13 +270,17 @@ pub struct StatsView {
     pub clouds: Vec<CloudView>,
     /// How often each rejection happened since the start, by name.
     pub rejections: BTreeMap<String, u64>,
+    /// What the transport dropped, refused or delayed since the start, by name.
+    #[serde(default)]
+    pub net: BTreeMap<String, u64>,
 }
 
 impl StatsView {
-    pub(crate) fn new<S: Suite, G: Guards>(registry: &Registry<S, G>) -> Self {
+    pub(crate) fn new<S: Suite, G: Guards>(registry: &Registry<S, G>, net: NetCounters) -> Self {
         let mut clouds: Vec<CloudView> = registry.stats().map(CloudView::new).collect();
         clouds.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { clouds, rejections: rejections(registry.rejects()) }
+        let net = net.by_name().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+        Self { clouds, rejections: rejections(registry.rejects()), net }
     }
 }
 

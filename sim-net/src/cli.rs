@@ -9,7 +9,7 @@ use wayfare_protocol::placement::Policy;
 
 use crate::{
     attack::AttackArgs,
-    bench::{Report, durability, gateway, handshake, idle, mesh, registry, transfer},
+    bench::{Report, durability, flood, gateway, handshake, idle, mesh, registry, transfer},
     demo::{self, DemoOptions},
     layout::Journey,
     matrix::LatencyMatrix,
@@ -70,6 +70,9 @@ Examples:
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// The attacker of a bench
+    #[command(name = flood::COMMAND, hide = true)]
+    FloodAttacker,
     /// The other process of a bench
     #[command(name = idle::COMMAND, hide = true)]
     IdleNode {
@@ -247,6 +250,22 @@ same time.")]
         #[command(flatten)]
         bench: BenchArgs,
     },
+    /// Moves of a service while its mesh is flooded, beside the same undisturbed
+    #[command(after_help = "\
+Examples:
+  wayfare-sim bench flood
+  wayfare-sim bench flood --quick --json
+
+Runs the programs `wayfare` and `wayfare-registry` that are beside this one, on one core; the
+attacker has another. Exits with 1 if a move or a request failed, a process had more memory
+than the stated cap, or moves were more than five times slower (p99; not with --quick).")]
+    Flood {
+        /// Few moves, under three kinds of flood: about a minute
+        #[arg(long)]
+        quick: bool,
+        #[command(flatten)]
+        bench: BenchArgs,
+    },
     /// How long until every node has heard of a cloud, and what an idle node takes
     #[command(after_help = "Example: wayfare-sim bench mesh --nodes 10,50 --json")]
     Mesh {
@@ -280,6 +299,7 @@ impl BenchCommand {
             | Self::Gateway { bench, .. }
             | Self::Transfer { bench, .. }
             | Self::Registry { bench, .. }
+            | Self::Flood { bench, .. }
             | Self::Mesh { bench, .. } => *bench,
         }
     }
@@ -298,6 +318,7 @@ impl BenchCommand {
             Self::Durability { seconds, .. } | Self::Gateway { seconds, .. } => {
                 within("--seconds", *seconds, 0.1, 600.0)
             }
+            Self::Flood { .. } => Ok(()),
             Self::Transfer { size_mib, .. } => {
                 let max = transfer::SIZE_MIB_MAX as f64;
                 size_mib.iter().try_for_each(|size| within("--size-mib", *size as f64, 1.0, max))
@@ -324,6 +345,7 @@ impl BenchCommand {
                     let rounds = *rounds;
                     tokio::task::spawn_blocking(move || registry::run(rounds, !json)).await??
                 }
+                Self::Flood { quick, .. } => flood::run(flood::FloodOptions { quick: *quick, progress: !json }).await?,
                 Self::Mesh { nodes, .. } => mesh::run(nodes, !json).await?,
             });
         }
@@ -384,6 +406,10 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Attack(args) => runtime.block_on(args.run()),
         Command::Demo(args) => runtime.block_on(run_demo(args)),
         Command::Soak(args) => runtime.block_on(run_soak(args)),
+        Command::FloodAttacker => match runtime.block_on(flood::serve()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, 1),
+        },
         Command::IdleNode { dir, peers } => match runtime.block_on(idle::serve(&dir, peers)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, 1),

@@ -5,6 +5,7 @@
 //! the mesh that speaks by hand, [`ledger`] counts what its receiver rejects, [`range`] brings these together. The puppets,
 //! honest until told otherwise, are in [`puppet`]; real nodes in [`real`]. [`failpoint`] and [`gate`] let a process die, stop or
 //! lose its network at a chosen point.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a library of tests may fail")]
 
 pub mod alter;

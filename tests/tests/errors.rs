@@ -349,6 +349,7 @@ fn stopped(root: &Path, registry: &str, alpha: &Path) -> (Places, TcpListener) {
     let mut config = std::fs::OpenOptions::new().append(true).open(format!("{misspelt}/node.toml")).unwrap();
     config.write_all(b"[nod]\n").unwrap();
     std::fs::write(format!("{corrupt}/journal"), "this is no journal, and long enough to be none").unwrap();
+    std::fs::set_permissions(format!("{corrupt}/journal"), std::fs::Permissions::from_mode(0o600)).unwrap();
     // One token, shown by two nodes.
     let twice = token(registry, "twice");
     let used = make(&root.join("used"), &twice, "127.0.0.1:0");

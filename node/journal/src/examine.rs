@@ -3,7 +3,7 @@
 use std::{fs, io::Read, path::Path};
 
 use super::{
-    JournalError, Torn,
+    Entry, JournalError, Torn,
     format::{BadHead, HEAD_BYTES, Head, Scan, VERSION, scan},
     limits::JOURNAL_BYTES_MAX,
 };
@@ -40,6 +40,37 @@ pub(crate) fn examine(path: &Path, bytes: &[u8]) -> Result<(Head, Scan), Journal
 /// # Errors
 /// As of [`Journal::open`](super::Journal::open); [`JournalError::Open`] if there is none.
 pub fn check(path: &Path) -> Result<(usize, Option<Torn>), JournalError> {
+    let bytes = bytes(path)?;
+    let (entries, torn) = parse(path, &bytes)?;
+    Ok((entries.len(), torn))
+}
+
+/// The entries of a journal, oldest first, without what is unfinished. It is not touched, so it may be in use.
+///
+/// # Errors
+/// As of [`check`].
+pub fn read(path: &Path) -> Result<Vec<Entry>, JournalError> {
+    let bytes = bytes(path)?;
+    let (entries, _) = parse(path, &bytes)?;
+    Ok(entries.into_iter().map(|(seq, payload)| (seq, payload.to_vec())).collect())
+}
+
+/// An entry's number, and what was written.
+type Payload<'a> = (u64, &'a [u8]);
+
+/// A journal's entries, oldest first, and what is unfinished at the end: of the `bytes` of a whole file. `path` is what errors
+/// name.
+///
+/// # Errors
+/// As of [`Journal::open`](super::Journal::open), but for those of the file system.
+pub fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Vec<Payload<'a>>, Option<Torn>), JournalError> {
+    let (_, found) = examine(path, bytes)?;
+    let rest = (bytes.len() - found.end) as u64;
+    let entries = found.entries.into_iter().filter_map(|(seq, payload)| Some((seq, bytes.get(payload)?))).collect();
+    Ok((entries, (rest > 0).then_some(Torn { at: found.end as u64, bytes: rest })))
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>, JournalError> {
     let failed = |source| JournalError::Open { path: path.to_owned(), source };
     let file = fs::File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
@@ -47,7 +78,5 @@ pub fn check(path: &Path) -> Result<(usize, Option<Torn>), JournalError> {
     if read > JOURNAL_BYTES_MAX {
         return Err(JournalError::Full { path: path.to_owned(), bytes: read });
     }
-    let (_, found) = examine(path, &bytes)?;
-    let rest = (bytes.len() - found.end) as u64;
-    Ok((found.entries.len(), (rest > 0).then_some(Torn { at: found.end as u64, bytes: rest })))
+    Ok(bytes)
 }

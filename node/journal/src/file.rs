@@ -298,6 +298,11 @@ fn open_locked(path: &Path) -> Result<File, JournalError> {
             }
             Err(error) => return Err(failed(error)),
         };
+        // It holds keys, and what clients asked.
+        let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(JournalError::Exposed { path: path.to_owned(), mode });
+        }
         if !lock(&file).map_err(failed)? {
             return Err(JournalError::Locked { path: path.to_owned() });
         }

@@ -23,7 +23,7 @@ mod writer;
 use std::io;
 use std::path::PathBuf;
 
-pub use examine::check;
+pub use examine::{check, parse, read};
 pub use file::{Journal, Opened, Torn};
 pub use space::{Disk, Space};
 pub use writer::{JournalWriter, Keep, Observer, Synced, WriterClosed};
@@ -61,6 +61,17 @@ pub enum JournalError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Others may read or write it. Nothing changed.
+    #[error(
+        "the journal {path} is open to others (mode {mode:o}): run `chmod 600 {path}`, and think about who may have copied it",
+        path = path.display()
+    )]
+    Exposed {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
     },
     /// Another process has it open. Nothing changed.
     #[error("the journal {path} is in use by another process: stop that one first", path = path.display())]

@@ -17,8 +17,10 @@ use wayfare_protocol::advert::Verdict;
 use crate::bootstrap::Bootstrap;
 use crate::counters::Counters;
 use crate::discovery::{self, Seeker};
+use crate::door::Door;
 use crate::error::NetError;
 use crate::gossip::{self, GossipId};
+use crate::gossip_gate::Gate;
 use crate::identity::host_id;
 use crate::limits::{
     CONNECTIONS_PENDING_MAX, IDLE_CONNECTION_TIME, LISTEN_TIME, MDNS_RECORDS_MAX, NEGOTIATING_PER_CONNECTION_MAX,
@@ -37,7 +39,7 @@ const IDENTIFY_PROTOCOL: &str = "/wayfare/1";
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
     identify: identify::Behaviour,
-    gossip: Toggle<gossipsub::Behaviour>,
+    gossip: Toggle<Gate>,
     mdns: Toggle<mdns::tokio::Behaviour>,
     substreams: substreams::Behaviour,
 }
@@ -49,9 +51,9 @@ impl Behaviour {
         gossip: bool,
         mdns: bool,
         substreams: substreams::Behaviour,
+        (door, counters): (Arc<Door>, Arc<Counters>),
     ) -> Result<Self, NetError> {
         let connections = connection_limits::ConnectionLimits::default()
-            .with_max_pending_incoming(Some(CONNECTIONS_PENDING_MAX))
             .with_max_pending_outgoing(Some(CONNECTIONS_PENDING_MAX))
             .with_max_established_incoming(Some(limits.connections_max - limits.connections_max / 4))
             .with_max_established(Some(limits.connections_max))
@@ -62,7 +64,7 @@ impl Behaviour {
         Ok(Self {
             limits: connection_limits::Behaviour::new(connections),
             identify: identify::Behaviour::new(identify),
-            gossip: Toggle::from(if gossip { Some(gossip::build()?) } else { None }),
+            gossip: Toggle::from(if gossip { Some(gossip::build(door, counters)?) } else { None }),
             mdns: Toggle::from(if mdns { Some(discovery::build(keypair)?) } else { None }),
             substreams,
         })
@@ -198,7 +200,7 @@ impl Driver {
             Command::Call { peer, addresses, call } => behaviour.substreams.call(peer, addresses, call),
             Command::Publish { bytes, reply } => {
                 let result = match behaviour.gossip.as_mut() {
-                    Some(gossip) => gossip::publish(gossip, bytes),
+                    Some(gossip) => gossip::publish(gossip.inner(), bytes),
                     None => Err(NetError::GossipOff),
                 };
                 let _ = reply.send(result);
@@ -208,7 +210,7 @@ impl Driver {
 
     fn on_verdict(&mut self, id: &GossipId, verdict: Verdict) {
         if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() {
-            gossip.report_message_validation_result(&id.message, &id.from, gossip::acceptance(verdict));
+            gossip.inner().report_message_validation_result(&id.message, &id.from, gossip::acceptance(verdict));
         }
     }
 

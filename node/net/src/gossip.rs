@@ -1,17 +1,21 @@
 //! Gossip of adverts: gossipsub carries bytes only; what they mean is `protocol::advert`'s business.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::PeerId;
 use libp2p::gossipsub::{
-    Behaviour, ConfigBuilder, IdentTopic, Message, MessageAcceptance, MessageAuthenticity, MessageId, PeerScoreParams,
+    ConfigBuilder, IdentTopic, Message, MessageAcceptance, MessageAuthenticity, MessageId, PeerScoreParams,
     PeerScoreThresholds, PublishError, TopicScoreParams, ValidationMode,
 };
 
 use wayfare_protocol::advert::Verdict;
 
+use crate::counters::Counters;
+use crate::door::Door;
 use crate::error::NetError;
+use crate::gossip_gate::{Gate, Gossipsub};
 use crate::limits::{
     GOSSIP_BYTES_MAX, GOSSIP_CONTROL_MAX, GOSSIP_DUPLICATE_TIME, GOSSIP_ENVELOPE_BYTES, GOSSIP_HEARTBEAT,
     GOSSIP_HISTORY, GOSSIP_HISTORY_OFFERED, GOSSIP_QUEUE_MAX, GOSSIP_RPC_BYTES_MAX,
@@ -37,7 +41,7 @@ pub(crate) fn acceptance(verdict: Verdict) -> MessageAcceptance {
 }
 
 /// Gossipsub with the settings of the platform notes, subscribed to [`ADVERTS_TOPIC`].
-pub(crate) fn build() -> Result<Behaviour, NetError> {
+pub(crate) fn build(door: Arc<Door>, counters: Arc<Counters>) -> Result<Gate, NetError> {
     let setup = |what: &dyn ToString| NetError::Setup(format!("gossipsub: {}", what.to_string()));
     let config = ConfigBuilder::default()
         // Adverts carry a signature of their own; gossipsub's would be checked on every copy, before the duplicates.
@@ -57,10 +61,14 @@ pub(crate) fn build() -> Result<Behaviour, NetError> {
         .connection_handler_queue_len(GOSSIP_QUEUE_MAX)
         .build()
         .map_err(|error| setup(&error))?;
-    let mut gossip = Behaviour::new(MessageAuthenticity::Anonymous, config).map_err(|error| setup(&error))?;
-    gossip.with_peer_score(score(), thresholds()).map_err(|error| setup(&error))?;
-    gossip.subscribe(&adverts_topic()).map_err(|error| setup(&error))?;
-    Ok(gossip)
+    Gate::new(adverts_topic().hash(), door, counters, |filter, admit| {
+        let anonymous = MessageAuthenticity::Anonymous;
+        let gossip = Gossipsub::new_with_subscription_filter_and_transform(anonymous, config, filter, admit);
+        let mut gossip = gossip.map_err(|error| setup(&error))?;
+        gossip.with_peer_score(score(), thresholds()).map_err(|error| setup(&error))?;
+        gossip.subscribe(&adverts_topic()).map_err(|error| setup(&error))?;
+        Ok(gossip)
+    })
 }
 
 fn adverts_topic() -> IdentTopic {
@@ -96,7 +104,8 @@ fn score() -> PeerScoreParams {
         // Reconnecting nodes graft within a back-off now and then; only repetition is a fault.
         behaviour_penalty_threshold: 6.0,
         behaviour_penalty_decay: 0.9,
-        retain_score: Duration::from_secs(600),
+        // Of peers that have gone: a key costs nothing, so that this is bounded by time.
+        retain_score: Duration::from_secs(120),
         ..PeerScoreParams::default()
     }
 }
@@ -106,7 +115,7 @@ fn thresholds() -> PeerScoreThresholds {
 }
 
 /// Publishes adverts to the mesh.
-pub(crate) fn publish(gossip: &mut Behaviour, bytes: Vec<u8>) -> Result<(), NetError> {
+pub(crate) fn publish(gossip: &mut Gossipsub, bytes: Vec<u8>) -> Result<(), NetError> {
     let len = bytes.len();
     if len > GOSSIP_BYTES_MAX {
         return Err(NetError::TooLarge { len, cap: GOSSIP_BYTES_MAX });

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use wayfare_protocol::ids::HostId;
 
 use crate::counters::Counters;
+use crate::door::Door;
 use crate::error::NetError;
 use crate::inbound::Inbound;
 use crate::limits::OPENS_PER_CONNECTION_MAX;
@@ -33,19 +34,20 @@ impl fmt::Debug for OpenRequest {
     }
 }
 
-/// The peer did not answer a negotiation in time: the connection is taken for dead. (libp2p itself notices a vanished
-/// host only when TCP gives up, after a quarter of an hour.)
+/// The connection is to be closed: the peer did not answer a negotiation in time, and is taken for dead (libp2p itself notices a
+/// vanished host only when TCP gives up, after a quarter of an hour), or it opens more streams than its share.
 #[derive(Debug)]
-pub(crate) struct Stalled;
+pub(crate) struct Broken;
 
 pub(crate) struct Handler {
     host: HostId,
     inbound: Arc<Inbound>,
     counters: Arc<Counters>,
+    door: Arc<Door>,
     negotiation_timeout: Duration,
     requests: VecDeque<OpenRequest>,
     /// To be reported to the behaviour.
-    stalled: Option<Stalled>,
+    broken: Option<Broken>,
 }
 
 impl Handler {
@@ -53,12 +55,18 @@ impl Handler {
         host: HostId,
         inbound: Arc<Inbound>,
         counters: Arc<Counters>,
+        door: Arc<Door>,
         negotiation_timeout: Duration,
     ) -> Self {
-        Self { host, inbound, counters, negotiation_timeout, requests: VecDeque::new(), stalled: None }
+        Self { host, inbound, counters, door, negotiation_timeout, requests: VecDeque::new(), broken: None }
     }
 
-    fn hand_over(&self, protocol: Protocol, stream: Stream) {
+    fn hand_over(&mut self, protocol: Protocol, stream: Stream) {
+        if !self.door.may_open(self.host) {
+            self.broken = Some(Broken);
+            self.counters.streams_excess.add_one();
+            return;
+        }
         if !self.inbound.deliver(protocol, self.host, stream) {
             self.counters.streams_refused.add_one();
             tracing::debug!(host = %self.host, %protocol, "reset a stream that nobody took");
@@ -78,7 +86,7 @@ impl Handler {
 
 impl ConnectionHandler for Handler {
     type FromBehaviour = OpenRequest;
-    type ToBehaviour = Stalled;
+    type ToBehaviour = Broken;
     type InboundProtocol = Offer;
     type OutboundProtocol = Offer;
     type InboundOpenInfo = ();
@@ -88,10 +96,10 @@ impl ConnectionHandler for Handler {
         SubstreamProtocol::new(Offer(self.inbound.offered()), ()).with_timeout(self.negotiation_timeout)
     }
 
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Offer, OpenRequest, Stalled>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Offer, OpenRequest, Broken>> {
         // No waker is kept: requests arrive by `on_behaviour_event` only, after which libp2p polls again.
-        if let Some(stalled) = self.stalled.take() {
-            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(stalled));
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(broken));
         }
         while let Some(request) = self.requests.pop_front() {
             if request.reply.is_closed() {
@@ -126,7 +134,7 @@ impl ConnectionHandler for Handler {
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 if matches!(error, StreamUpgradeError::Timeout) {
-                    self.stalled = Some(Stalled);
+                    self.broken = Some(Broken);
                 }
                 let _ = info.reply.send(Err(self.refusal(info.protocol, error)));
             }

@@ -6,19 +6,24 @@
 //! `wayfare-protocol`.
 //!
 //! Read `net.rs` first, then `driver.rs` (the task that owns the swarm) and `substreams.rs` (streams and dials).
+#![forbid(unsafe_code)]
 
 mod bootstrap;
 mod connector;
 mod counters;
 mod discovery;
+mod door;
 mod driver;
 mod error;
 pub mod frames;
 mod gossip;
+mod gossip_gate;
 mod handler;
 mod identity;
 mod inbound;
+mod inbox;
 pub mod limits;
+mod metered;
 mod net;
 mod news;
 mod opener;
@@ -39,6 +44,7 @@ pub use frames::{FrameError, FrameReader, FrameWriter};
 pub use gossip::GossipId;
 pub use identity::{named_host, with_host};
 pub use inbound::Incoming;
+pub use inbox::PoolEvents;
 pub use limits::NetLimits;
 pub use net::{Net, NetConfig, NetEvent};
 pub use peers::Incompatible;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use wayfare_protocol::quota::{Rate, Shares};
+
 /// Events waiting for the owner of a `Net`. When full, gossip is dropped and counted (the sender's mesh will offer it
 /// again, and adverts repeat); changes of peers wait and may be merged.
 pub const EVENTS_MAX: usize = 256;
@@ -21,8 +23,9 @@ pub(crate) const CALLS_WAITING_MAX: usize = 1024;
 /// Streams waiting to be negotiated on one connection. When full, a call fails with `Busy`.
 pub(crate) const OPENS_PER_CONNECTION_MAX: usize = 128;
 
-/// Streams that a peer may have open on one connection; yamux resets what exceeds it.
-pub(crate) const STREAMS_PER_CONNECTION_MAX: usize = 256;
+/// Streams that a peer may have open on one connection; yamux resets what exceeds it. Of each, 256 KiB may have arrived without
+/// being read; more (up to 1 GiB for a connection) only where they are read as fast as they come.
+pub(crate) const STREAMS_PER_CONNECTION_MAX: usize = 128;
 
 /// Inbound streams of one connection under negotiation; libp2p drops what exceeds it.
 pub(crate) const NEGOTIATING_PER_CONNECTION_MAX: usize = 32;
@@ -33,7 +36,67 @@ pub const ADDRESSES_PER_PEER_MAX: usize = 8;
 /// Bootstrap addresses; more are refused at start.
 pub const BOOTSTRAP_MAX: usize = 64;
 
-/// Connections under way, in each direction; more are refused.
+/// Handshakes under way with peers behind one address; more are refused.
+pub const HANDSHAKES_PER_SOURCE_MAX: usize = 64;
+
+/// Handshakes under way that others have begun, over all addresses; more are refused. One that is not done within
+/// `dial_timeout` has failed.
+pub const HANDSHAKES_MAX: usize = 256;
+
+/// Handshakes that others begin. One costs about half a millisecond; beyond this a connection is closed as it is accepted.
+pub const HANDSHAKE_SHARES: Shares = Shares {
+    own: Rate::new(16, 64),
+    spare: Rate::new(128, 512),
+    ceiling: Some(Rate::new(512, 1024)),
+    parties_max: PARTIES_MAX,
+};
+
+/// Bytes that strangers bring by TCP, before they are decrypted; beyond this their sockets are read later.
+pub const STRANGER_BYTE_SHARES: Shares = Shares {
+    own: Rate::new(256 * 1024, 2 * 1024 * 1024),
+    spare: Rate::new(1024 * 1024, 4 * 1024 * 1024),
+    ceiling: Some(Rate::new(8 * 1024 * 1024, 16 * 1024 * 1024)),
+    parties_max: PARTIES_MAX,
+};
+
+/// Streams that peers open; beyond this the connection is closed.
+pub const STREAM_SHARES: Shares =
+    Shares { own: Rate::new(256, 1024), spare: Rate::new(512, 1024), ceiling: None, parties_max: PARTIES_MAX };
+
+/// Weight of frames (about one signature each, see `wayfare_protocol::quota`) that peers send over streams of one protocol;
+/// beyond this they wait unread.
+pub const FRAME_SHARES: Shares =
+    Shares { own: Rate::new(500, 1000), spare: Rate::new(2000, 2000), ceiling: None, parties_max: PARTIES_MAX };
+
+/// Gossiped messages by the peer that passes them on, copies included: a node hears each advert from a few peers, and clouds
+/// advertise every ten seconds. Beyond this they are refused before gossipsub keeps them, and held against the peer.
+pub const GOSSIP_SHARES: Shares = Shares {
+    own: Rate::new(200, 800),
+    spare: Rate::new(400, 800),
+    ceiling: Some(Rate::new(4000, 8000)),
+    parties_max: PARTIES_MAX,
+};
+
+/// Calls of gossipsub, of which each carries messages or control; beyond this the connection is closed.
+pub const CALL_SHARES: Shares =
+    Shares { own: Rate::new(500, 2000), spare: Rate::new(1000, 2000), ceiling: None, parties_max: PARTIES_MAX };
+
+/// Parties whose use is remembered; more share what is spare.
+const PARTIES_MAX: usize = 4096;
+
+/// Peers that are known as members; the one vouched for first is a stranger again.
+pub(crate) const MEMBERS_KNOWN_MAX: usize = 8192;
+
+/// Frames and news of one stream that wait for its owner. More: reading from it waits.
+pub(crate) const STREAM_EVENTS_MAX: usize = 64;
+
+/// Bytes of frames of one stream that wait for its owner, unless one frame alone may have more.
+pub(crate) const STREAM_QUEUED_BYTES: usize = 256 * 1024;
+
+/// Connections that are accepted and refused before the swarm's task does something else.
+pub(crate) const REFUSED_IN_A_ROW_MAX: usize = 32;
+
+/// Connections that this node has begun; more are refused.
 pub(crate) const CONNECTIONS_PENDING_MAX: u32 = 64;
 
 /// Peers whose addresses identify remembers; the least recently used goes first.

@@ -17,6 +17,7 @@ use crate::bootstrap::Bootstrap;
 use crate::connector::{Connector, DirectConnector};
 use crate::counters::{Counters, NetCounters};
 use crate::discovery::Seeker;
+use crate::door::Door;
 use crate::driver::{Behaviour, Command, Driver, Ends, swarm_config};
 use crate::error::NetError;
 use crate::gossip::GossipId;
@@ -125,6 +126,7 @@ struct Shared {
     listen: watch::Receiver<Vec<String>>,
     connected: watch::Receiver<usize>,
     counters: Arc<Counters>,
+    door: Arc<Door>,
     connector: Arc<dyn Connector>,
     tracker: TaskTracker,
 }
@@ -160,10 +162,17 @@ impl Net {
         let peers = Arc::new(Peers::new(config.versions));
         let tracker = TaskTracker::new();
         let limits = &config.limits;
-        let substreams =
-            substreams::Behaviour::new(Arc::clone(&inbound), Arc::clone(&counters), limits.open_timeout / 2);
-        let behaviour = Behaviour::new(&keypair, limits, config.gossip, config.mdns, substreams)?;
-        let transport = transport::build(&keypair, Arc::clone(&config.connector), limits.dial_timeout)?;
+        let door = Arc::new(Door::new(limits.connections_max, Arc::clone(&counters)));
+        let substreams = substreams::Behaviour::new(
+            Arc::clone(&inbound),
+            Arc::clone(&counters),
+            Arc::clone(&door),
+            limits.open_timeout / 2,
+        );
+        let gates = (Arc::clone(&door), Arc::clone(&counters));
+        let behaviour = Behaviour::new(&keypair, limits, config.gossip, config.mdns, substreams, gates)?;
+        let connector = Arc::clone(&config.connector);
+        let transport = transport::build(&keypair, connector, limits.dial_timeout, Arc::clone(&door))?;
         let swarm = Swarm::new(transport, behaviour, peer, swarm_config(&tracker));
 
         let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
@@ -201,6 +210,7 @@ impl Net {
             listen: listen_receiver,
             connected: connected_receiver,
             counters,
+            door,
             connector: config.connector,
             tracker,
         };
@@ -308,6 +318,22 @@ impl Net {
     /// Counts a message that the version agreed on with its receiver does not have.
     pub(crate) fn count_unsent(&self) {
         self.shared.counters.frames_unsent.add_one();
+    }
+
+    /// `host` belongs to the mesh: a certificate of it was verified. What it does is charged to itself from now on, and no
+    /// more to all strangers behind its address, and its connections make room for no stranger's.
+    pub fn vouch(&self, host: HostId) {
+        self.shared.door.vouch(host);
+    }
+
+    /// Who knows members from strangers.
+    pub(crate) fn door(&self) -> &Door {
+        &self.shared.door
+    }
+
+    /// Counts a frame that waited.
+    pub(crate) fn count_delayed(&self) {
+        self.shared.counters.frames_delayed.add_one();
     }
 
     /// Follows [`connected`](Self::connected).

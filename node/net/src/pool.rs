@@ -12,16 +12,19 @@
 //! needs: neither end lets a later one pass.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wayfare_protocol::{ids::HostId, reject::Reject};
+use wayfare_protocol::{ids::HostId, quota::Quota, reject::Reject};
 
+use crate::door::Party;
+use crate::inbox::{Inlet, Outlet, PoolEvents, inbox};
+use crate::limits::FRAME_SHARES;
 use crate::{FrameError, FrameReader, FrameWriter, Incoming, Net, Protocol, Stream};
 
 /// Frames that wait for one peer. More: the stream is ended.
@@ -29,8 +32,6 @@ const QUEUED_FRAMES_MAX: usize = 1024;
 /// Bytes of frames that wait for one peer, unless it is one frame. More: the stream is ended. (By their number alone, a peer that
 /// asks for much and does not read would take gigabytes.)
 const QUEUED_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Events that wait for the owner. More: reading from peers waits.
-const EVENTS_MAX: usize = 1024;
 /// Peers with streams in one pool. More: the peer's is dropped.
 const PEERS_MAX: usize = 1024;
 /// Streams of one peer. More: the oldest is ended.
@@ -120,7 +121,9 @@ pub struct Pool {
     /// Each peer's streams, oldest first; never none.
     links: HashMap<HostId, Vec<Link>>,
     next_id: u64,
-    events: mpsc::Sender<PoolEvent>,
+    events: Inlet,
+    /// What a frame of a peer weighs, and what is left to whom; `None` where whoever sends is trusted.
+    meter: Option<FrameMeter>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -142,11 +145,17 @@ impl Pool {
         cap: usize,
         tracker: TaskTracker,
         shutdown: CancellationToken,
-    ) -> (Self, mpsc::Receiver<PoolEvent>) {
-        let (events, queue) = mpsc::channel(EVENTS_MAX);
-        let pool =
-            Self { net, protocol, cap, first_cap: cap, links: HashMap::new(), next_id: 0, events, tracker, shutdown };
+    ) -> (Self, PoolEvents) {
+        let (events, queue) = inbox(PEERS_MAX * STREAMS_PER_PEER_MAX);
+        let (links, meter) = (HashMap::new(), None);
+        let pool = Self { net, protocol, cap, first_cap: cap, links, next_id: 0, events, meter, tracker, shutdown };
         (pool, queue)
+    }
+
+    /// Every frame that a peer sends costs it `weight` of its share ([`FRAME_SHARES`]), before it is looked at. Who has used up
+    /// its share waits: its streams are not read meanwhile.
+    pub fn set_weight(&mut self, weight: fn(&[u8]) -> u32) {
+        self.meter = Some(FrameMeter { weight, quota: Arc::new(Mutex::new(Quota::new(FRAME_SHARES))) });
     }
 
     /// Streams that are open, or being opened.
@@ -173,7 +182,7 @@ impl Pool {
             return;
         }
         let (peer, stream) = incoming;
-        let (task, frames) = self.link(peer, self.first_cap);
+        let Some((task, frames)) = self.link(peer, self.first_cap) else { return };
         drop(self.tracker.spawn(task.run(stream, frames)));
     }
 
@@ -202,7 +211,7 @@ impl Pool {
         if self.has(peer) {
             return;
         }
-        let (task, frames) = self.link(peer, self.cap);
+        let Some((task, frames)) = self.link(peer, self.cap) else { return };
         let (net, addresses, protocol) = (self.net.clone(), addresses.to_vec(), self.protocol);
         self.tracker.spawn(async move {
             let opened = tokio::select! {
@@ -258,7 +267,9 @@ impl Pool {
         self.links.get(&peer)?.iter().rev().find(|link| link.is_writable())
     }
 
-    fn link(&mut self, peer: HostId, cap: usize) -> (StreamTask, mpsc::Receiver<Bytes>) {
+    /// A new stream of `peer`; `None` if more streams are new than can be.
+    fn link(&mut self, peer: HostId, cap: usize) -> Option<(StreamTask, mpsc::Receiver<Bytes>)> {
+        let events = self.events.outlet(self.cap)?;
         self.next_id += 1;
         let id = self.next_id;
         let (frames, queue) = mpsc::channel(QUEUED_FRAMES_MAX);
@@ -270,8 +281,8 @@ impl Pool {
         }
         let queued = Arc::default();
         links.push(Link { id, frames, queued: Arc::clone(&queued), cancel: cancel.clone(), cap: raise });
-        let (net, cap, events) = (self.net.clone(), self.cap, self.events.clone());
-        (StreamTask { net, peer, id, cap, raised, queued, events, cancel }, queue)
+        let (net, cap, meter) = (self.net.clone(), self.cap, self.meter.clone());
+        Some((StreamTask { net, peer, id, cap, raised, queued, events, meter, cancel }, queue))
     }
 }
 
@@ -283,13 +294,34 @@ struct StreamTask {
     cap: usize,
     raised: watch::Receiver<usize>,
     queued: Arc<AtomicUsize>,
-    events: mpsc::Sender<PoolEvent>,
+    events: Outlet,
+    meter: Option<FrameMeter>,
     cancel: CancellationToken,
+}
+
+/// What frames cost, and what is left to whom. Shared by all streams of a pool, so that a new stream is no new share.
+#[derive(Clone)]
+struct FrameMeter {
+    weight: fn(&[u8]) -> u32,
+    quota: Arc<Mutex<Quota<Party>>>,
+}
+
+impl FrameMeter {
+    /// How long `frame` of `peer` has to wait.
+    fn charge(&self, net: &Net, peer: HostId, frame: &[u8]) -> Duration {
+        let weight = (self.weight)(frame);
+        if weight == 0 {
+            return Duration::ZERO;
+        }
+        let (now, party) = (net.door().now(), net.door().party(peer));
+        let mut quota = self.quota.lock().unwrap_or_else(PoisonError::into_inner);
+        Duration::from_micros(quota.charge(now, &party, weight).since(now).0)
+    }
 }
 
 impl StreamTask {
     async fn run(mut self, stream: Stream, mut frames: mpsc::Receiver<Bytes>) {
-        if self.events.send(PoolEvent::Opened { peer: self.peer, id: self.id }).await.is_err() {
+        if !self.events.send(PoolEvent::Opened { peer: self.peer, id: self.id }).await {
             return;
         }
         let version = stream.version();
@@ -312,7 +344,7 @@ impl StreamTask {
             std::future::pending().await
         };
         let mut reader = FrameReader::new(read_half, *self.raised.borrow());
-        let (raised, full) = (&mut self.raised, self.cap);
+        let (raised, full, meter) = (&mut self.raised, self.cap, &self.meter);
         let read = async {
             loop {
                 match reader.read().await {
@@ -321,7 +353,12 @@ impl StreamTask {
                             let reason = format!("it sent a frame of version {later} on a stream of version {version}");
                             return (reason, Some(Reject::WrongVersion));
                         }
-                        if events.send(PoolEvent::Frame { peer, id, bytes }).await.is_err() {
+                        let wait = meter.as_ref().map_or(Duration::ZERO, |meter| meter.charge(net, peer, &bytes));
+                        if !wait.is_zero() {
+                            net.count_delayed();
+                            tokio::time::sleep(wait).await;
+                        }
+                        if !events.send(PoolEvent::Frame { peer, id, bytes }).await {
                             return ("the node is stopping".to_owned(), None);
                         }
                         if raised.wait_for(|cap| *cap >= full).await.is_err() {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -18,11 +18,15 @@ use libp2p::multiaddr::Protocol as Part;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 
-use crate::limits::HEAD_START;
+use crate::door::Door;
+use crate::limits::{HEAD_START, REFUSED_IN_A_ROW_MAX};
 use crate::target::is_quic;
 
 /// An authenticated connection.
 pub(crate) type Output = (PeerId, StreamMuxerBox);
+
+/// What either transport has to say.
+type Event = TransportEvent<<Boxed<Output> as Transport>::ListenerUpgrade, io::Error>;
 
 /// Both transports.
 pub(crate) struct Race {
@@ -32,11 +36,23 @@ pub(crate) struct Race {
     /// Turns between them, so that neither starves the other of polls.
     quic_first: bool,
     dials: Arc<Dials>,
+    door: Arc<Door>,
 }
 
 impl Race {
-    pub(crate) fn new(tcp: Boxed<Output>, quic: Option<Boxed<Output>>) -> Self {
-        Self { tcp, quic, quic_first: false, dials: Arc::default() }
+    pub(crate) fn new(tcp: Boxed<Output>, quic: Option<Boxed<Output>>, door: Arc<Door>) -> Self {
+        Self { tcp, quic, quic_first: false, dials: Arc::default(), door }
+    }
+
+    /// What the transports have to say, connections that the door refuses included.
+    fn poll_both(&mut self, context: &mut Context<'_>) -> Poll<Event> {
+        self.quic_first = !self.quic_first;
+        let Some(quic) = &mut self.quic else { return Pin::new(&mut self.tcp).poll(context) };
+        let (first, second) = if self.quic_first { (quic, &mut self.tcp) } else { (&mut self.tcp, quic) };
+        match Pin::new(first).poll(context) {
+            Poll::Pending => Pin::new(second).poll(context),
+            ready => ready,
+        }
     }
 }
 
@@ -128,18 +144,23 @@ impl Transport for Race {
         .boxed())
     }
 
-    fn poll(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
-        let this = &mut *self;
-        this.quic_first = !this.quic_first;
-        let Some(quic) = &mut this.quic else { return Pin::new(&mut this.tcp).poll(context) };
-        let (first, second) = if this.quic_first { (quic, &mut this.tcp) } else { (&mut this.tcp, quic) };
-        match Pin::new(first).poll(context) {
-            Poll::Pending => Pin::new(second).poll(context),
-            ready => ready,
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Event> {
+        for _ in 0..REFUSED_IN_A_ROW_MAX {
+            let event = ready!(self.poll_both(context));
+            let TransportEvent::Incoming { listener_id, upgrade, local_addr, send_back_addr } = event else {
+                return Poll::Ready(event);
+            };
+            if let Some(handshake) = self.door.enter(&send_back_addr) {
+                let upgrade = async move {
+                    let _handshake = handshake;
+                    upgrade.await
+                }
+                .boxed();
+                return Poll::Ready(TransportEvent::Incoming { listener_id, upgrade, local_addr, send_back_addr });
+            }
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

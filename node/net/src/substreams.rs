@@ -22,9 +22,10 @@ use tokio::sync::oneshot;
 use wayfare_protocol::ids::HostId;
 
 use crate::counters::Counters;
+use crate::door::{Admission, Door};
 use crate::error::NetError;
-use crate::handler::{Handler, OpenRequest, Stalled};
-use crate::identity::host_id;
+use crate::handler::{Broken, Handler, OpenRequest};
+use crate::identity::{host_id, peer_id};
 use crate::inbound::Inbound;
 use crate::limits::{CALLS_WAITING_MAX, REASON_CHARS_MAX};
 
@@ -62,6 +63,7 @@ struct Dial {
 pub(crate) struct Behaviour {
     inbound: Arc<Inbound>,
     counters: Arc<Counters>,
+    door: Arc<Door>,
     negotiation_timeout: Duration,
     /// Each connected peer's connections, oldest first: streams are opened on the oldest.
     connections: HashMap<PeerId, Vec<ConnectionId>>,
@@ -70,10 +72,16 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(inbound: Arc<Inbound>, counters: Arc<Counters>, negotiation_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        inbound: Arc<Inbound>,
+        counters: Arc<Counters>,
+        door: Arc<Door>,
+        negotiation_timeout: Duration,
+    ) -> Self {
         Self {
             inbound,
             counters,
+            door,
             negotiation_timeout,
             connections: HashMap::new(),
             dials: HashMap::new(),
@@ -129,6 +137,15 @@ impl Behaviour {
         }
     }
 
+    /// Strangers make room for each other: those who came last from where there are few.
+    fn on_guest(&mut self, peer: PeerId, id: ConnectionId, from: &Multiaddr) {
+        let Some(host) = host_id(&peer) else { return };
+        if let Admission::InsteadOf(other, oldest) = self.door.arrived(id, host, from) {
+            let (peer_id, connection) = (peer_id(&other), CloseConnection::One(oldest));
+            self.actions.push_back(ToSwarm::CloseConnection { peer_id, connection });
+        }
+    }
+
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
         if let Some(ids) = self.connections.get_mut(&peer) {
             ids.retain(|other| *other != id);
@@ -151,7 +168,8 @@ impl Behaviour {
 
     fn handler(&self, peer: &PeerId) -> Result<Handler, ConnectionDenied> {
         let host = host_id(peer).ok_or_else(|| ConnectionDenied::new("the peer's key is not ed25519"))?;
-        Ok(Handler::new(host, Arc::clone(&self.inbound), Arc::clone(&self.counters), self.negotiation_timeout))
+        let (inbound, counters) = (Arc::clone(&self.inbound), Arc::clone(&self.counters));
+        Ok(Handler::new(host, inbound, counters, Arc::clone(&self.door), self.negotiation_timeout))
     }
 }
 
@@ -216,10 +234,14 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, .. }) => {
+            FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, endpoint, .. }) => {
+                if endpoint.is_listener() {
+                    self.on_guest(peer_id, connection_id, endpoint.get_remote_address());
+                }
                 self.on_established(peer_id, connection_id);
             }
             FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
+                self.door.left(connection_id);
                 self.on_closed(peer_id, connection_id);
             }
             FromSwarm::DialFailure(DialFailure { peer_id: Some(peer), connection_id, error }) => {
@@ -229,7 +251,7 @@ impl NetworkBehaviour for Behaviour {
         }
     }
 
-    fn on_connection_handler_event(&mut self, peer_id: PeerId, id: ConnectionId, Stalled: THandlerOutEvent<Self>) {
+    fn on_connection_handler_event(&mut self, peer_id: PeerId, id: ConnectionId, Broken: THandlerOutEvent<Self>) {
         self.actions.push_back(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(id) });
     }
 

@@ -17,8 +17,10 @@ use libp2p::{Multiaddr, noise, quic, tcp, yamux};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 
 use crate::connector::{Connection, Connector, tune};
+use crate::door::{Door, socket_of};
 use crate::error::NetError;
 use crate::limits::{STREAMS_PER_CONNECTION_MAX, TCP_KEEPALIVE_TIME, TCP_UNACKNOWLEDGED_TIME};
+use crate::metered::Metered;
 use crate::race::{self, Race};
 use crate::target::Target;
 
@@ -28,14 +30,16 @@ pub(crate) fn build(
     keypair: &Keypair,
     connector: Arc<dyn Connector>,
     timeout: Duration,
+    door: Arc<Door>,
 ) -> Result<Boxed<race::Output>, NetError> {
     let noise = noise::Config::new(keypair).map_err(|error| NetError::Setup(error.to_string()))?;
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
     let quic = connector.allows_quic().then(|| quic_transport(keypair, timeout));
-    let wire = WireTransport { listener: tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)), connector };
+    let listener = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true));
+    let wire = WireTransport { listener, connector, door: Arc::clone(&door) };
     let tcp = wire.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux).timeout(timeout).boxed();
-    Ok(Race::new(tcp, quic).boxed())
+    Ok(Race::new(tcp, quic, door).boxed())
 }
 
 /// QUIC (TLS 1.3 with the node's key): notices a peer that has vanished within seconds, as [`tune`] has TCP do.
@@ -54,6 +58,7 @@ type Wire = Compat<Box<dyn Connection>>;
 struct WireTransport {
     listener: tcp::tokio::Transport,
     connector: Arc<dyn Connector>,
+    door: Arc<Door>,
 }
 
 impl Transport for WireTransport {
@@ -86,11 +91,20 @@ impl Transport for WireTransport {
         context: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
         Pin::new(&mut self.listener).poll(context).map(|event| {
-            event.map_upgrade(|accepted| {
+            let from = match &event {
+                TransportEvent::Incoming { send_back_addr, .. } => socket_of(send_back_addr),
+                _ => None,
+            };
+            let door = Arc::clone(&self.door);
+            event.map_upgrade(move |accepted| {
                 async move {
                     let tcp::tokio::TcpStream(stream) = accepted.await?;
                     tune(&stream)?;
-                    Ok((Box::new(stream) as Box<dyn Connection>).compat())
+                    let stream: Box<dyn Connection> = match from {
+                        Some(from) => Box::new(Metered::new(stream, door.meter(from))),
+                        None => Box::new(stream),
+                    };
+                    Ok(stream.compat())
                 }
                 .boxed()
             })

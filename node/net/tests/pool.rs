@@ -9,7 +9,7 @@ use common::{Node, within};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
-use wayfare_net::{FrameError, FrameReader, FrameWriter, Incoming, Pool, PoolEvent, Protocol, Stream};
+use wayfare_net::{FrameError, FrameReader, FrameWriter, Incoming, Pool, PoolEvent, PoolEvents, Protocol, Stream};
 use wayfare_protocol::reject::Reject;
 
 const CAP: usize = 1_000_000;
@@ -18,7 +18,7 @@ const CAP: usize = 1_000_000;
 struct Server {
     node: Node,
     pool: Pool,
-    events: mpsc::Receiver<PoolEvent>,
+    events: PoolEvents,
     incoming: mpsc::Receiver<Incoming>,
 }
 

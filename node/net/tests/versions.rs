@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Node, within};
-use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
-use wayfare_net::{FrameReader, FrameWriter, NetConfig, NetError, NetEvent, Pool, PoolEvent, Protocol, Stream};
+use wayfare_net::{
+    FrameReader, FrameWriter, NetConfig, NetError, NetEvent, Pool, PoolEvent, PoolEvents, Protocol, Stream,
+};
 use wayfare_protocol::{reject::Reject, wire::VERSIONS};
 
 const CAP: usize = 1000;
@@ -110,7 +111,7 @@ async fn what_a_peer_does_not_offer_is_no_matter_of_versions() {
 }
 
 /// A pool of a node that speaks versions 2 and 1, and the other end of its stream.
-async fn pool_and_peer(peer_speaks: &[u8]) -> (Node, Pool, mpsc::Receiver<PoolEvent>, Node, Stream) {
+async fn pool_and_peer(peer_speaks: &[u8]) -> (Node, Pool, PoolEvents, Node, Stream) {
     let (node, peer) = (speaking(1, &[2, 1]).await, speaking(2, peer_speaks).await);
     let (mut pool, mut events) =
         Pool::new(node.net.clone(), Protocol::Request, CAP, TaskTracker::new(), node.stop.child_token());

@@ -144,27 +144,7 @@ fn by_name(counters: &RejectCounters) -> BTreeMap<String, u64> {
 }
 
 fn net_counters(counters: NetCounters) -> BTreeMap<String, u64> {
-    let NetCounters {
-        gossip_dropped,
-        verdicts_dropped,
-        streams_refused,
-        probes_refused,
-        inbound_failed,
-        dials_failed,
-        versions_refused,
-        frames_unsent,
-    } = counters;
-    let all = [
-        ("gossip_dropped", gossip_dropped),
-        ("verdicts_dropped", verdicts_dropped),
-        ("streams_refused", streams_refused),
-        ("probes_refused", probes_refused),
-        ("inbound_failed", inbound_failed),
-        ("dials_failed", dials_failed),
-        ("versions_refused", versions_refused),
-        ("frames_unsent", frames_unsent),
-    ];
-    all.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+    counters.by_name().into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 /// `trace` for people: `name_of` knows hosts.

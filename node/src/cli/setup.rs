@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use wayfare_protocol::trust::{JoinToken, Role};
-use wayfare_telemetry::logs;
+use wayfare_telemetry::{dumps, logs};
 
 use super::{Context, Failure, Given, args, out};
 use crate::{
@@ -131,6 +131,9 @@ struct Carried {
 }
 
 pub(super) async fn run(context: &Context, args: args::Run, given: Given) -> Result<(), Failure> {
+    if !args.allow_dumps {
+        dumps::forbid();
+    }
     let mut options = NodeOptions::from_dir(&context.dir)?;
     logs::init(args.log_format.unwrap_or(options.config.log.format));
     options.role = args.role;

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
 use wayfare_journal::{JournalWriter, Keep, Synced};
-use wayfare_net::{Net, NetEvent, Pool, PoolEvent, Protocol, Watched};
+use wayfare_net::{Net, NetEvent, Pool, PoolEvent, PoolEvents, Protocol, Watched};
 use wayfare_protocol::{
     advert::{Gossip, Verdict},
     gateway::{Effect, Ticket, effect::Entry},
@@ -29,7 +29,7 @@ use wayfare_protocol::{
 use super::{Answer, Command, GatewayError, GatewayParts, Machine, Numbers, name};
 use crate::{
     clock::{entropy, now},
-    mesh::{meet, newer, unsent},
+    mesh::{meet, newer, unsent, vouch},
     metrics::gateway::GatewayMetrics,
     questions::Questions,
 };
@@ -56,9 +56,9 @@ pub(super) struct Owner {
     net: Net,
     net_events: mpsc::Receiver<NetEvent>,
     requests: Pool,
-    request_events: mpsc::Receiver<PoolEvent>,
+    request_events: PoolEvents,
     registry: Pool,
-    registry_events: mpsc::Receiver<PoolEvent>,
+    registry_events: PoolEvents,
     journal: JournalWriter,
     synced: watch::Receiver<Synced>,
     /// Who waits for an answer, and the room that the request takes up in the machine, also after the client has hung up.
@@ -342,6 +342,7 @@ impl Owner {
                 let result = self.machine.handle_gossip_advert(now(), &advert);
                 if result.is_ok() {
                     self.metrics.mesh.heard_advert();
+                    vouch(&self.net, &advert);
                     meet(&self.net, &self.tracker, &advert);
                 }
                 Verdict::on(&result)

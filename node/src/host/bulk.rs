@@ -26,6 +26,7 @@ use wayfare_protocol::{
 
 use super::{
     Arrived, Happened,
+    beginning::Turn,
     images::{ImageWriter, Images},
     modules,
 };
@@ -39,6 +40,8 @@ use crate::{
 
 /// Sealed records on their way to the stream. More: capturing waits.
 pub(super) const RECORDS_QUEUED_MAX: usize = 8;
+/// The first frame of a state stream at most: what it is for.
+const BEGIN_BYTES_MAX: usize = 64;
 /// A state stream that moves no byte for so long has failed.
 const STALL: Duration = Duration::from_secs(10);
 /// How long a stream that was opened ahead is of use: well below what a target waits for its first word.
@@ -139,8 +142,8 @@ pub(super) struct Receiving {
 }
 
 /// Reads one state stream from `peer`: asks the owner what it is for, applies the records, reports.
-pub(super) async fn receive(peer: HostId, stream: Stream, happened: mpsc::Sender<Happened>) {
-    let mut reader = FrameReader::new(stream, STATE_FRAME_BYTES_MAX);
+pub(super) async fn receive(turn: Turn, stream: Stream, happened: mpsc::Sender<Happened>) {
+    let mut reader = FrameReader::new(stream, BEGIN_BYTES_MAX);
     let first = match tokio::time::timeout(STALL, reader.read()).await {
         Ok(Ok(first)) => StateFrame::from_bytes(&first),
         Ok(Err(FrameError::TooLarge { .. })) => Err(Reject::FrameTooLarge),
@@ -157,12 +160,15 @@ pub(super) async fn receive(peer: HostId, stream: Stream, happened: mpsc::Sender
             return;
         }
     };
+    let peer = turn.peer();
     let (reply, answer) = oneshot::channel();
     if happened.send(Happened::StateStream { peer, mig, reply }).await.is_err() {
         return;
     }
     // Not expected, or from another peer: the owner has counted it.
     let Ok(mut receiving) = answer.await else { return };
+    drop(turn);
+    reader.set_cap(STATE_FRAME_BYTES_MAX);
     let opened = match receiving.opening.take() {
         Some(opening) => opening.await.ok(),
         None => None,

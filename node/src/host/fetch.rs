@@ -5,11 +5,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
 use wayfare_net::{FrameError, FrameReader, FrameWriter, Net, Protocol, Stream};
 use wayfare_protocol::{
     host::FetchJob,
-    ids::HostId,
     limits::{MODULE_BYTES_MAX, RECORD_BYTES_MAX},
     order::ModuleRequest,
     reject::{Reject, Strict},
@@ -18,10 +20,11 @@ use wayfare_protocol::{
     wire::{self, Wire},
 };
 
-use super::{modules, restore::Code};
+use super::{beginning::Turn, modules, restore::Code};
 use crate::{clock::now, runtime::Prepared, words::describe};
 
-/// Modules that are sent at a time. More: the stream is dropped, and the host asks again.
+/// Modules that are sent at a time, to hosts that have shown a certificate. More: the stream is dropped, and the host asks
+/// again.
 pub(super) const SERVED_MAX: usize = 4;
 /// A stream that moves no byte for so long has failed.
 const STALL: Duration = Duration::from_secs(10);
@@ -113,8 +116,15 @@ async fn read<R: tokio::io::AsyncRead + Unpin>(reader: &mut FrameReader<R>) -> R
 /// Answers a host that asks for a module of `dir`.
 ///
 /// # Errors
-/// Why the asker gets nothing. A stream that fails is nobody's fault.
-pub(super) async fn send(peer: HostId, stream: Stream, bundle: &TrustBundle, dir: PathBuf) -> Result<(), Reject> {
+/// Why the asker gets nothing. A stream that fails is nobody's fault; where too many are answered, the asker asks again.
+pub(super) async fn send(
+    turn: Turn,
+    stream: Stream,
+    bundle: &TrustBundle,
+    dir: PathBuf,
+    serving: &Semaphore,
+    net: &Net,
+) -> Result<(), Reject> {
     let (reading, writing) = tokio::io::split(stream);
     let request = match timeout(STALL, FrameReader::new(reading, ModuleRequest::LIMIT).read()).await {
         Ok(Ok(request)) => request,
@@ -122,7 +132,11 @@ pub(super) async fn send(peer: HostId, stream: Stream, bundle: &TrustBundle, dir
         Ok(Err(_)) | Err(_) => return Ok(()),
     };
     let ModuleRequest { code, certificate } = wire::decode(&request)?;
+    let peer = turn.peer();
     bundle.verify_certificate::<Dalek, Strict>(&certificate, peer, &[Role::Cloud, Role::Home], now().wall)?;
+    net.vouch(peer);
+    drop(turn);
+    let Ok(_permit) = serving.try_acquire() else { return Ok(()) };
     let module = blocking(move || modules::read(&dir, code)).await.ok().flatten().unwrap_or_default();
     let mut writer = FrameWriter::new(writing, RECORD_BYTES_MAX).with_stall(STALL);
     // Who goes away asks again.
@@ -145,13 +159,14 @@ mod tests {
     use tokio_util::sync::CancellationToken;
     use wayfare_net::NetConfig;
     use wayfare_protocol::{
-        ids::{CloudId, Digest, Epoch, RegistryId, ServiceId},
+        ids::{CloudId, Digest, Epoch, HostId, RegistryId, ServiceId},
         suite::{Secret, Suite},
         time::{Micros, Timestamp},
         trust::{Anchor, Receiver},
     };
 
     use super::*;
+    use crate::host::beginning::Beginning;
     use crate::runtime::{Driver, Launch, wasm::WasmDriver};
 
     const REGISTRY: RegistryId = RegistryId([3; 32]);
@@ -190,7 +205,7 @@ mod tests {
         let (asking, _events) = Net::start(NetConfig::local([1; 32]), stop.clone()).await.unwrap();
         let (having, _more) = Net::start(NetConfig::local([2; 32]), stop.clone()).await.unwrap();
         let mut streams = having.accept(Protocol::Module).unwrap();
-        let dir = dir.to_owned();
+        let (dir, net) = (dir.to_owned(), having.clone());
         let answering = tokio::spawn(async move {
             let (peer, mut stream) = streams.recv().await.unwrap();
             match lie {
@@ -199,7 +214,10 @@ mod tests {
                     tokio::io::AsyncWriteExt::shutdown(&mut stream).await.unwrap();
                     Ok(())
                 }
-                None => send(peer, stream, &bundle(), dir).await,
+                None => {
+                    let turn = Beginning::default().enter(peer).unwrap();
+                    send(turn, stream, &bundle(), dir, &Semaphore::new(SERVED_MAX), &net).await
+                }
             }
         });
         let shown = role.map_or(HostId([9; 32]), |_| asking.host_id());

@@ -34,6 +34,7 @@ use crate::{
     words::describe,
 };
 
+mod beginning;
 mod bulk;
 mod fetch;
 mod images;

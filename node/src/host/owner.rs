@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 use wayfare_journal::{JournalWriter, Synced};
-use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, Protocol, Stream, Watched};
+use wayfare_net::{Incoming as IncomingStream, Net, NetEvent, Pool, PoolEvent, PoolEvents, Protocol, Stream, Watched};
 use wayfare_protocol::{
     advert::{Gossip, Verdict},
     gateway::messages::ClientFrame,
@@ -27,6 +27,7 @@ use wayfare_protocol::{
         messages::{MigrateFrame, RegistryFrame, RequestFrame},
         trace::{Ending, Trace},
     },
+    quota::{Complaints, client_weight, migrate_weight},
     reject::Reject,
     time::Micros,
     trust::{Certificate, Signed, TrustBundle},
@@ -35,7 +36,9 @@ use wayfare_protocol::{
 use wayfare_telemetry::{Spans, migration};
 
 use super::{
-    Arrived, Command, DeployError, HAPPENED_MAX, Happened, HostError, HostParts, Logs, Numbers, bulk, fetch,
+    Arrived, Command, DeployError, HAPPENED_MAX, Happened, HostError, HostParts, Logs, Numbers,
+    beginning::Beginning,
+    bulk, fetch,
     images::Images,
     modules::Modules,
     restore::Code,
@@ -43,7 +46,7 @@ use super::{
 };
 use crate::{
     clock::{Entropy, entropy, now},
-    mesh::{advertisable, meet, newer, unsent},
+    mesh::{advertisable, meet, newer, unsent, vouch},
     metrics::host::HostMetrics,
     questions::Questions,
     runtime::{Driver, Prepared},
@@ -107,7 +110,7 @@ pub(super) struct Owner {
     migrate: Pool,
     requests: Pool,
     registry: Pool,
-    pool_events: [mpsc::Receiver<PoolEvent>; 3],
+    pool_events: [PoolEvents; 3],
     incoming: [mpsc::Receiver<IncomingStream>; 5],
     /// Modules that are being sent.
     serving: Arc<Semaphore>,
@@ -136,6 +139,9 @@ pub(super) struct Owner {
     metrics: Arc<HostMetrics>,
     spans: Spans,
     watched: Watched,
+    complaints: Complaints,
+    /// State streams of which nobody knows yet what they are for.
+    beginning: Beginning,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -157,10 +163,12 @@ impl Owner {
         host.set_addresses(if advertised.is_empty() { advertisable(net.listen_addresses()) } else { advertised });
         modules.digests().for_each(|digest| host.handle_module(digest));
         let pool = |protocol, cap| Pool::new(net.clone(), protocol, cap, tracker.clone(), shutdown.child_token());
-        let (migrate, migrate_events) = pool(Protocol::Migrate, FRAME_BYTES_MAX);
+        let (mut migrate, migrate_events) = pool(Protocol::Migrate, FRAME_BYTES_MAX);
+        migrate.set_weight(migrate_weight);
         let (mut requests, request_events) = pool(Protocol::Request, CLIENT_FRAME_BYTES_MAX);
         // A stranger may say hello, nothing larger.
         requests.set_first_cap(HELLO_BYTES_MAX);
+        requests.set_weight(client_weight);
         let (registry, registry_events) = pool(Protocol::Registry, FRAME_BYTES_MAX);
         let incoming = [
             net.accept(Protocol::Migrate)?,
@@ -169,6 +177,7 @@ impl Owner {
             net.accept(Protocol::Registry)?,
             net.accept(Protocol::Module)?,
         ];
+        bundle.anchors().iter().for_each(|anchor| net.vouch(anchor.host()));
         let (happened, happenings) = mpsc::channel(HAPPENED_MAX);
         let mut synced = journal.synced();
         synced.mark_changed();
@@ -209,6 +218,8 @@ impl Owner {
             metrics,
             spans,
             watched: Watched::by(witness),
+            complaints: Complaints::default(),
+            beginning: Beginning::default(),
             tracker,
             shutdown,
         })
@@ -266,7 +277,10 @@ impl Owner {
                     }
                 }
                 Some((peer, stream)) = states.recv() => {
-                    self.tracker.spawn(bulk::receive(peer, stream, self.happened.clone()));
+                    match self.beginning.enter(peer) {
+                        Some(turn) => drop(self.tracker.spawn(bulk::receive(turn, stream, self.happened.clone()))),
+                        None => self.host.count_reject(Reject::TooManyHalfOpen),
+                    }
                 }
                 Some((peer, stream)) = modules.recv() => self.send_module(peer, stream),
                 Some(event) = self.net_events.recv() => self.handle_net_event(event),
@@ -513,15 +527,15 @@ impl Owner {
 
     /// A host asks for a module. Too many at a time: it asks again.
     fn send_module(&mut self, peer: HostId, stream: Stream) {
-        let Ok(permit) = Arc::clone(&self.serving).try_acquire_owned() else { return };
+        let Some(turn) = self.beginning.enter(peer) else { return self.host.count_reject(Reject::TooManyHalfOpen) };
+        let (serving, net) = (Arc::clone(&self.serving), self.net.clone());
         let (bundle, modules) = (self.bundle.clone(), self.modules.dir().to_owned());
         let (happened, shutdown) = (self.happened.clone(), self.shutdown.clone());
         self.tracker.spawn(async move {
             let sent = tokio::select! {
                 () = shutdown.cancelled() => return,
-                sent = fetch::send(peer, stream, &bundle, modules) => sent,
+                sent = fetch::send(turn, stream, &bundle, modules, &serving, &net) => sent,
             };
-            drop(permit);
             if let Err(reject) = sent {
                 let _ = happened.send(Happened::StreamRejected(reject)).await;
             }
@@ -820,8 +834,13 @@ impl Owner {
                     return;
                 }
                 let handled = self.host.handle_migrate_frame(now(), peer, &bytes, &mut self.rng);
+                if handled.is_ok() && self.host.receives_from(peer) {
+                    self.net.vouch(peer);
+                }
                 if let Err(reject) = handled.or_else(newer) {
-                    warn!(peer = %format!("{peer:#}"), %reject, "a peer broke the migration protocol");
+                    if let Some(left_out) = self.complaints.another(now().mono) {
+                        warn!(peer = %format!("{peer:#}"), %reject, left_out, "a peer broke the migration protocol");
+                    }
                     self.migrate.close(peer);
                     self.host.handle_peer_lost(now(), peer, "it broke the protocol", &mut self.rng);
                 }
@@ -849,11 +868,14 @@ impl Owner {
                 // A stranger's first frame is a HELLO, of whatever version.
                 let handled = if self.requests.is_known(peer, id) { handled.or_else(newer) } else { handled };
                 if let Err(reject) = handled {
-                    warn!(gateway = %format!("{peer:#}"), %reject, "a gateway broke the request protocol");
+                    if let Some(left_out) = self.complaints.another(now().mono) {
+                        warn!(gateway = %format!("{peer:#}"), %reject, left_out, "a gateway broke the request protocol");
+                    }
                     self.requests.close(peer);
                     self.host.handle_gateway_lost(peer);
                 } else {
                     self.requests.raise_cap(peer, id);
+                    self.net.vouch(peer);
                 }
             }
             PoolEvent::Closed { peer, id, reject, .. } => {
@@ -889,6 +911,7 @@ impl Owner {
                     && let Ok(Gossip::Advert(advert)) = Gossip::from_bytes(&bytes)
                 {
                     self.metrics.mesh.heard_advert();
+                    vouch(&self.net, &advert);
                     meet(&self.net, &self.tracker, &advert);
                 }
                 let verdict = Verdict::on(&result);

@@ -1,5 +1,5 @@
 //! What operators see of a node or a Registry, shared by both: metrics for Prometheus, traces for OpenTelemetry,
-//! logs.
+//! logs. And what they do not see: [`dumps`].
 //!
 //! Nothing here decides anything, and nothing here can hold up who does: instruments are atomics ([`instruments`]), what is
 //! read off a machine is read when somebody asks for it ([`Endpoint`]), and whatever is queued is bounded ([`limits`]). A move's
@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 mod classic;
+pub mod dumps;
 mod endpoint;
 pub mod instruments;
 pub mod limits;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use wayfare_net::{Net, NetCounters, Verdict};
+use wayfare_net::{Net, Verdict};
 use wayfare_protocol::reject::{Reject, RejectCounters};
 
 use crate::instruments::{Counter, Counters, Durations, Gauge, Gauges, Register, by, follow, set};
@@ -32,13 +32,40 @@ impl Rejections {
     }
 }
 
+/// What is counted, in words, in the order of `NetCounters::by_name`.
+const DESCRIBED: [(&str, &str); 14] = [
+    ("gossip_dropped", "A gossiped message was dropped, since this node was behind"),
+    (
+        "gossip_refused",
+        "A gossiped message, or a call of gossipsub, was refused unread: beyond its peer's share, or of another topic",
+    ),
+    ("verdicts_dropped", "A gossiped message was not passed on, since the swarm's task was behind"),
+    ("streams_refused", "A peer's stream was reset, since nobody took it in time"),
+    ("streams_excess", "A connection was closed, since the peer opened more streams than its share"),
+    ("frames_delayed", "A frame waited, since its peer had used up its share"),
+    (
+        "reads_delayed",
+        "A stranger's socket was not read for a while, since strangers at its address had used up their share",
+    ),
+    (
+        "handshakes_refused",
+        "An inbound connection was closed before its handshake: beyond the share of its address, or of all",
+    ),
+    ("strangers_closed", "A stranger's connection was closed to make room for another"),
+    ("probes_refused", "A peer's probe stream was reset, since too many are open"),
+    ("inbound_failed", "An inbound connection failed its handshake or exceeded a limit"),
+    ("dials_failed", "A dial failed at every address"),
+    ("versions_refused", "A peer speaks no version of the protocol that this node speaks"),
+    ("frames_unsent", "A frame was not sent, since the version spoken with its receiver has no such message"),
+];
+
 /// The transport.
 #[derive(Clone, Debug)]
 pub struct NetMetrics {
     net: Net,
     peers: Gauge,
     streams: Gauges<1>,
-    dropped: [Counter; 8],
+    dropped: [Counter; 14],
 }
 
 impl NetMetrics {
@@ -52,17 +79,8 @@ impl NetMetrics {
         };
         metrics.add("wayfare_net_peers", "Peers with a connection now", &this.peers);
         metrics.add("wayfare_net_streams", "Long-lived streams that are open now, by what they carry", &this.streams);
-        let described = [
-            ("gossip_dropped", "A gossiped message was dropped, since this node was behind"),
-            ("verdicts_dropped", "A gossiped message was not passed on, since the swarm's task was behind"),
-            ("streams_refused", "A peer's stream was reset, since nobody took it in time"),
-            ("probes_refused", "A peer's probe stream was reset, since too many are open"),
-            ("inbound_failed", "An inbound connection failed its handshake or exceeded a limit"),
-            ("dials_failed", "A dial failed at every address"),
-            ("versions_refused", "A peer speaks no version of the protocol that this node speaks"),
-            ("frames_unsent", "A frame was not sent, since the version spoken with its receiver has no such message"),
-        ];
-        for ((name, help), counter) in described.into_iter().zip(&this.dropped) {
+        // In the order of `NetCounters::by_name`: a test compares.
+        for ((name, help), counter) in DESCRIBED.into_iter().zip(&this.dropped) {
             metrics.add(&format!("wayfare_net_{name}"), help, counter);
         }
         this
@@ -74,27 +92,8 @@ impl NetMetrics {
         for (name, streams) in pools {
             set(&self.streams.get_or_create(&[("protocol", *name)]), *streams);
         }
-        let NetCounters {
-            gossip_dropped,
-            verdicts_dropped,
-            streams_refused,
-            probes_refused,
-            inbound_failed,
-            dials_failed,
-            versions_refused,
-            frames_unsent,
-        } = self.net.counters();
-        let values = [
-            gossip_dropped,
-            verdicts_dropped,
-            streams_refused,
-            probes_refused,
-            inbound_failed,
-            dials_failed,
-            versions_refused,
-            frames_unsent,
-        ];
-        self.dropped.iter().zip(values).for_each(|(counter, value)| follow(counter, value));
+        let counted = self.net.counters().by_name();
+        self.dropped.iter().zip(counted).for_each(|(counter, (_, value))| follow(counter, value));
     }
 }
 
@@ -187,5 +186,17 @@ impl Mesh {
                 self.probes_lost.inc();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wayfare_net::NetCounters;
+
+    use super::*;
+
+    #[test]
+    fn what_is_described_is_what_is_counted() {
+        assert_eq!(DESCRIBED.map(|(name, _)| name), NetCounters::default().by_name().map(|(name, _)| name));
     }
 }

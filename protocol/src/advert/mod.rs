@@ -15,8 +15,10 @@ use crate::{
     wire::{Wire, frames},
 };
 
+pub mod pace;
 pub mod store;
 
+pub use pace::Pace;
 pub use store::AdvertStore;
 
 /// `sig_B(ADV)`.
@@ -124,6 +126,7 @@ impl Verdict {
                 | Reject::UnknownService
                 | Reject::BadCertificate
                 | Reject::Full
+                | Reject::TooOften
                 | Reject::WrongVersion
                 | Reject::UnknownMessage,
             ) => Self::Ignore,

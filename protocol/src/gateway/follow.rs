@@ -42,15 +42,18 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
     /// # Errors
     /// Those of [`verify_advert`] and of [`AdvertStore::insert`](crate::advert::AdvertStore::insert), counted. Nothing changed.
     pub fn handle_gossip_advert(&mut self, now: Now, advert: &Signed<Advert>) -> Result<Inserted, Reject> {
-        let result = verify_advert::<S, G>(advert, &self.config.bundle, now.wall)
-            .and_then(|(advert, certificate)| self.adverts.insert::<G>(now.wall, advert, certificate));
+        let result = verify_advert::<S, G>(advert, &self.config.bundle, now.wall).and_then(|(advert, certificate)| {
+            self.pace.admit::<G>(now.mono, advert.host)?;
+            self.adverts.insert::<G>(now.wall, advert, certificate)
+        });
         self.counted(result)
     }
 
     /// A Registry's answer, on the stream to `registry`.
     ///
     /// # Errors
-    /// A named rejection, counted. Nothing changed.
+    /// A named rejection, counted. Nothing changed; but if all that is wrong is the placement's age or epoch, the question is
+    /// answered: where the service's host is reached is known from then on.
     pub fn handle_found(&mut self, now: Now, registry: RegistryId, found: &Found) -> Result<(), Reject> {
         let result = self.found(now, registry, found);
         self.counted(result)

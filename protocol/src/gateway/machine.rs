@@ -14,7 +14,7 @@ use super::{
     route::{Asking, Route},
 };
 use crate::{
-    advert::AdvertStore,
+    advert::{AdvertStore, Pace},
     ids::{ClientId, Digest, Epoch, HostId, RegistryId, ServiceId},
     limits::{PENDING_REQUESTS_MAX, REQUEST_BYTES_MAX, REQUEST_TIMEOUT, SERVICES_MAX, TEXT_BYTES_MAX},
     migration::messages::{Lookup, Placement},
@@ -97,6 +97,8 @@ pub struct Gateway<S: Suite, G: Guards> {
     pub(super) links: Links,
     pub(super) outbox: Outbox<Effect>,
     pub(super) adverts: AdvertStore,
+    /// How often each host was heard of by gossip.
+    pub(super) pace: Pace,
     pub(super) probe: Probe,
     pub(super) rejects: RejectCounters,
     of: PhantomData<(S, G)>,
@@ -128,6 +130,7 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
             links: Links::default(),
             outbox: Outbox::starting_at(last_entry, G::keeps(Rule::SyncGate)),
             adverts: AdvertStore::default(),
+            pace: Pace::default(),
             probe: Probe::new(config.host),
             rejects: RejectCounters::default(),
             config,

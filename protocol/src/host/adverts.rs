@@ -44,6 +44,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         match Gossip::from_bytes(bytes)? {
             Gossip::Advert(signed) => {
                 let (advert, certificate) = verify_advert::<S, G>(&signed, &self.bundle, now.wall)?;
+                self.pace.admit::<G>(now.mono, advert.host)?;
                 self.keep_advert(now, advert.into(), certificate.into())?;
             }
             Gossip::Placement(signed) => {

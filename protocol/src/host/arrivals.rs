@@ -135,6 +135,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
     }
 
+    /// Whether a service is on its way here from `peer`: it has shown the Registry's word for it.
+    pub fn receives_from(&self, peer: HostId) -> bool {
+        self.arrivals.values().any(|arrival| arrival.target.source() == peer)
+    }
+
     /// A frame of the Registry.
     ///
     /// # Errors
@@ -246,7 +251,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         took(&mut self.outbox, &mut trace, 4, now.wall);
         took(&mut self.outbox, &mut trace, 5, now.wall);
         let (_, secret) = target.new_key();
-        let entry = Entry::KeyMade { ids: target.ids(), secret: *secret.expose() };
+        let entry = Entry::KeyMade { ids: target.ids(), secret: secret.clone() };
         self.outbox.persist(|seq| Effect::Persist { seq, entry });
         self.outbox.promise(Effect::ToRegistry(ids.service.registry, RegistryFrame::VerifyService(verify)));
         let deadline = now.mono + self.config.step_timeout;

@@ -9,7 +9,7 @@ use crate::{
         Call, ClientFrame, Gone, Hello, LatencyReport, NotExecuted, Open, Opened, Reply, client_id, request_hash,
     },
     ids::{ClientId, HostId, ServiceId},
-    limits::{QUEUED_REQUESTS_MAX, REQUEST_BYTES_MAX},
+    limits::REQUEST_BYTES_MAX,
     reject::{Guards, Reject, Rule, ensure},
     session::Admit,
     suite::Suite,
@@ -111,8 +111,8 @@ impl<S: Suite, G: Guards> Host<S, G> {
         ensure::<G>(request_hash(&call.request) == call.hash, Reject::WrongHash)?;
         let Some(stay) = self.serving(gateway, call.service) else { return Ok(()) };
         let Some(hosted) = self.services.get_mut(&stay) else { return Ok(()) };
-        let no_room = self.full && hosted.disk.is_some();
-        if hosted.queue.len() + hosted.held.len() >= QUEUED_REQUESTS_MAX || no_room {
+        let no_disk = self.full && hosted.disk.is_some();
+        if no_disk || !hosted.has_room(gateway, call.request.len(), self.links.len()) {
             self.not_executed(gateway, call.service, call.client, call.sequence, Reject::Full);
         } else if matches!(hosted.run, Run::Broken | Run::Lost) {
             self.not_executed(gateway, call.service, call.client, call.sequence, Reject::Broken);
@@ -181,7 +181,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             if hosted.running.is_some() || !hosted.may_serve::<G>(now.mono) || hosted.is_about_to_update() {
                 return;
             }
-            let Some(mut waiting) = hosted.queue.pop_front() else { return };
+            let Some(mut waiting) = hosted.next_in_turn() else { return };
             let (client, sequence) = (waiting.client, waiting.sequence);
             if let Err(reject) = hosted.sessions.begin(client, sequence) {
                 self.refuse_call(service, client, sequence, reject);

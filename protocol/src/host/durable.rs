@@ -45,7 +45,7 @@ pub(super) struct Departed {
 struct Remembered {
     placement: Signed<Placement>,
     manifest: Signed<Manifest>,
-    secret: [u8; 32],
+    secret: Secret,
     /// From what its log goes on.
     image: Option<ImageId>,
     /// The last entry that the image covers.
@@ -68,8 +68,8 @@ struct RememberedHeld {
 #[derive(Default)]
 struct Memory {
     services: BTreeMap<Stay, Remembered>,
-    registering: BTreeMap<ServiceId, (RegisterFrame, [u8; 32])>,
-    keys: BTreeMap<MigrationId, (MigrationIds, [u8; 32])>,
+    registering: BTreeMap<ServiceId, (RegisterFrame, Secret)>,
+    keys: BTreeMap<MigrationId, (MigrationIds, Secret)>,
     held: BTreeMap<MigrationId, RememberedHeld>,
     departed: Vec<Signed<Placement>>,
     removed: Vec<Signed<Tombstone>>,
@@ -200,6 +200,10 @@ impl Memory {
     fn end(&mut self, mig: MigrationId) {
         self.keys.remove(&mig);
         self.held.remove(&mig);
+        // A snapshot tells of it already: said twice, it would take another's place.
+        if self.finished.contains(&mig) {
+            return;
+        }
         if self.finished.len() >= FINISHED_MAX {
             self.finished.pop_front();
         }
@@ -246,7 +250,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         }
         for (mig, held) in memory.held {
             let Some((_, secret)) = memory.keys.get(&mig) else { continue };
-            let job = host.restore_held(held, Secret::new(*secret), &mut images)?;
+            let job = host.restore_held(held, secret.clone(), &mut images)?;
             if let Some(job) = job {
                 memory.keys.remove(&mig);
                 jobs.push(job);
@@ -272,11 +276,11 @@ impl<S: Suite, G: Guards> Host<S, G> {
         now: Now,
         service: ServiceId,
         frame: RegisterFrame,
-        secret: [u8; 32],
+        secret: Secret,
     ) -> Result<(), Reject> {
         let manifest = self.manifest_of(&frame.manifest, service)?;
         let retry = Retry::at_once(now.mono);
-        let pending = Registering { frame, manifest, secret: Secret::new(secret), first_sent: now.mono, retry };
+        let pending = Registering { frame, manifest, secret, first_sent: now.mono, retry };
         self.registering.insert(service, pending);
         Ok(())
     }
@@ -353,13 +357,14 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let hosted = Hosted {
             placement,
             manifest,
-            secret: Secret::new(secret),
+            secret,
             run,
             lease,
             sessions: Sessions::default(),
             placer,
             running: None,
             queue: VecDeque::new(),
+            served: None,
             held: VecDeque::new(),
             attempt,
             counter: 0,
@@ -614,7 +619,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             entries.push(Entry::Departed { placement: departed.placement.clone() });
         }
         for pending in self.registering.values() {
-            entries.push(Entry::Registering { frame: pending.frame.clone(), secret: *pending.secret.expose() });
+            entries.push(Entry::Registering { frame: pending.frame.clone(), secret: pending.secret.clone() });
         }
         for ((service, epoch), hosted) in &self.services {
             let (service, epoch) = (*service, *epoch);
@@ -623,7 +628,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             entries.push(Entry::Placed {
                 placement: hosted.placement.signed().clone(),
                 manifest: hosted.manifest.signed().clone(),
-                secret: *hosted.secret.expose(),
+                secret: hosted.secret.clone(),
                 received,
             });
             match disk.and_then(|disk| disk.image.zip(Some(disk.covered))) {
@@ -653,7 +658,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         for arrival in self.arrivals.values() {
             let (ids, from) = (arrival.target.ids(), arrival.target.source());
             let (_, secret) = arrival.target.new_key();
-            entries.push(Entry::KeyMade { ids, secret: *secret.expose() });
+            entries.push(Entry::KeyMade { ids, secret: secret.clone() });
             if let Some(held) = arrival.target.held() {
                 let manifest = arrival.target.manifest().signed().clone();
                 entries.push(Entry::Held { ids, from, held: held.clone(), manifest });

@@ -20,7 +20,7 @@ use crate::{
     order::{Action, Tombstone},
     reject::Reject,
     session::Executed,
-    suite::Secret,
+    suite::{Secret, stored_secret},
     trust::Signed,
     wire::{self, Wire},
 };
@@ -414,7 +414,8 @@ pub enum Entry {
         /// The owner's word.
         manifest: Signed<Manifest>,
         /// The placement key's secret.
-        secret: [u8; 32],
+        #[serde(with = "stored_secret")]
+        secret: Secret,
         /// Whether its state came with `placement.mig`; else it started here.
         received: bool,
     },
@@ -423,14 +424,16 @@ pub enum Entry {
         /// REGISTER as sent: the same bytes get the same answer.
         frame: RegisterFrame,
         /// The placement key's secret.
-        secret: [u8; 32],
+        #[serde(with = "stored_secret")]
+        secret: Secret,
     },
     /// 5 will be sent: vkNew's secret.
     KeyMade {
         /// The attempt.
         ids: MigrationIds,
         /// vkNew's secret.
-        secret: [u8; 32],
+        #[serde(with = "stored_secret")]
+        secret: Secret,
     },
     /// Consent will be sent.
     Consented {

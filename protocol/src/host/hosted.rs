@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::{
     effect::ImageId,
     orders::{Ordered, Standing},
+    queue,
 };
 use crate::{
     gateway::messages::Call,
@@ -215,6 +216,8 @@ pub struct Hosted {
     pub running: Option<Waiting>,
     /// Admitted requests that wait for their turn.
     pub queue: VecDeque<Waiting>,
+    /// Whose request was the last to have its turn.
+    pub served: Option<HostId>,
     /// Calls that met a frozen service: admitted if it thaws, sent again by their gateways if it moves.
     pub held: VecDeque<(HostId, Call)>,
     /// The attempt to move it.
@@ -244,6 +247,18 @@ impl Hosted {
     /// The identifiers of the attempt, from 3 on.
     pub fn attempt_ids(&self) -> Option<MigrationIds> {
         self.attempt.as_ref().and_then(|attempt| attempt.source.ids())
+    }
+
+    /// Whether a request of `len` bytes from `gateway`, one of so many, may wait here.
+    pub fn has_room(&self, gateway: HostId, len: usize, gateways: usize) -> bool {
+        let queued = self.queue.iter().map(|waiting| (waiting.gateway, waiting.request.len()));
+        let held = self.held.iter().map(|(gateway, call)| (*gateway, call.request.len()));
+        queue::has_room(queued.chain(held), gateway, len, gateways)
+    }
+
+    /// The next request to execute.
+    pub fn next_in_turn(&mut self) -> Option<Waiting> {
+        queue::next_in_turn(&mut self.queue, &mut self.served)
     }
 
     /// Whether the Registry's record names the manifest that is served. It follows an update, and no move begins before.

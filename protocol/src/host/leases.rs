@@ -80,7 +80,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         };
         let register = Signed::sign::<S>(&secret, registry, Receiver::Registry(registry), &register);
         let frame = RegisterFrame { register, manifest: manifest.signed().clone(), addresses: self.addresses.clone() };
-        let entry = Entry::Registering { frame: frame.clone(), secret: *secret.expose() };
+        let entry = Entry::Registering { frame: frame.clone(), secret: secret.clone() };
         self.outbox.persist(|seq| Effect::Persist { seq, entry });
         self.outbox.promise(Effect::ToRegistry(registry, RegistryFrame::Register(frame.clone())));
         let retry = Retry::from(now.mono);
@@ -208,7 +208,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let entry = Entry::Placed {
             placement: placement.signed().clone(),
             manifest: manifest.signed().clone(),
-            secret: *secret.expose(),
+            secret: secret.clone(),
             received,
         };
         self.outbox.persist(|seq| Effect::Persist { seq, entry });
@@ -226,6 +226,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             placer,
             running: None,
             queue: VecDeque::new(),
+            served: None,
             held: VecDeque::new(),
             attempt: None,
             counter: 0,

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
-    advert::AdvertStore,
+    advert::{AdvertStore, Pace},
     ids::{ClientId, Digest, HostId, MigrationId, RegistryId, ServiceId},
     latency::{Measurements, Vivaldi},
     limits::FINISHED_MAX,
@@ -35,6 +35,7 @@ pub mod figures;
 pub mod hosted;
 mod leases;
 pub mod orders;
+mod queue;
 mod show;
 mod update;
 pub mod view;
@@ -99,6 +100,8 @@ pub struct Host<S: Suite = Dalek, G: Guards = Strict> {
     config: HostConfig,
     bundle: TrustBundle,
     adverts: AdvertStore,
+    /// How often each host was heard of by gossip.
+    pace: Pace,
     vivaldi: Vivaldi,
     /// Of other clouds.
     measurements: Measurements,
@@ -150,6 +153,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
             config,
             bundle,
             adverts: AdvertStore::default(),
+            pace: Pace::default(),
             own_adverts: VecDeque::new(),
             addresses: Vec::new(),
             advertise_at: Instant::default(),

@@ -1,6 +1,8 @@
 //! What the Registry's machine wants done, and what it tells an auditor.
 
-use super::records::StoreOp;
+use serde::{Deserialize, Serialize};
+
+use super::{audit::Noted, records::StoreOp};
 use crate::{
     ids::{Epoch, HostId, MigrationIds, ServiceId},
     migration::messages::{NoReason, Placement, RegistryFrame},
@@ -19,6 +21,8 @@ pub enum Effect {
         seq: u64,
         /// Its changes.
         batch: Vec<StoreOp>,
+        /// What of it goes into the audit log, in the same commit. There may be something to tell where nothing changed.
+        audit: Vec<Noted>,
     },
     /// Send `frame` on `to`'s stream; drop it if there is none: the peer asks again.
     Reply {
@@ -41,7 +45,7 @@ pub enum Effect {
 }
 
 /// Why a migration ended without a placement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AbortCause {
     /// The source asked about another move.
     Superseded,
@@ -87,6 +91,7 @@ impl Event {
             Self::Allowed { .. } => "Allowed",
             Self::Denied { .. } => "Denied",
             Self::Pinned { .. } => "Pinned",
+            Self::NotPinned { .. } => "NotPinned",
             Self::Placed { .. } => "Placed",
             Self::Aborted { .. } => "Aborted",
             Self::Released { .. } => "Released",
@@ -101,7 +106,7 @@ impl Event {
     }
 }
 
-/// A decision, for the audit log.
+/// A decision, for logs and counters; the audit log has it as an [`Act`](super::audit::Act).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// An operator allowed one node to join.
@@ -156,6 +161,8 @@ pub enum Event {
         epoch: Epoch,
         /// The host asked about.
         host: HostId,
+        /// Who asked.
+        by: HostId,
         /// Why.
         reason: NoReason,
     },
@@ -165,6 +172,15 @@ pub enum Event {
         ids: MigrationIds,
         /// When it was decided.
         at: Timestamp,
+    },
+    /// 6, no.
+    NotPinned {
+        /// The migration, as the asker named it.
+        ids: MigrationIds,
+        /// Who asked.
+        by: HostId,
+        /// Why.
+        reason: NoReason,
     },
     /// 11: the record moved, or was made. To be gossiped.
     Placed {

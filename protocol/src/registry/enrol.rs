@@ -89,7 +89,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             self.tables.put_token(TokenRecord { hash: token.secret.hash(), name: name.to_owned(), role, expiry });
             self.event(Event::TokenCreated { name: name.to_owned(), role });
         }
-        self.commit();
+        self.commit(now);
         if room { Ok(token) } else { Err(CommandError::TooManyTokens) }
     }
 
@@ -124,7 +124,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
                 }
             }
         }
-        self.commit();
+        self.commit(now);
         Ok(())
     }
 
@@ -134,6 +134,11 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             .hosts
             .iter()
             .map(|host| Enrolment { certificate: &host.certificate, revoked: self.is_revoked(host.certificate.host) })
+    }
+
+    /// Whether `host` is enrolled, and neither it nor its provider is revoked.
+    pub fn is_member(&self, host: HostId) -> bool {
+        self.tables.hosts.get(host).is_some() && !self.is_revoked(host)
     }
 
     /// Where hosts said that they are reached, of those that may be.
@@ -149,6 +154,10 @@ impl<S: Suite, G: Guards> Registry<S, G> {
 
     /// ENROL: a token's secret by hash, and proof that the peer holds the key it enrols.
     pub(super) fn enrol(&mut self, call: &mut Call<'_>, signed: &Signed<Enrol>) -> Result<(), Refusal> {
+        // Whoever has neither enrolled nor a token costs no signature: anybody can ask.
+        let claim = signed.unverified()?.token;
+        let is_somebody = self.tables.hosts.get(call.peer).is_some() || self.tables.tokens.get(claim).is_some();
+        ensure::<G>(is_somebody, Reject::BadToken)?;
         let enrol = signed.verify::<S, G>(&call.peer.0, self.id(), self.me())?;
         ensure::<G>(enrol.host == call.peer, Reject::WrongPeer)?;
         ensure::<G>(text_fits(&enrol.region), Reject::FieldTooLong)?;

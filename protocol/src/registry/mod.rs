@@ -5,7 +5,8 @@
 //!
 //! [`Registry`] is the machine, [`Effect`] what it wants done. Next to read: `verdict` (2 → 3, 5 → 6) and `arbitrate`
 //! (10 → 11, RECLAIM, CANCEL, 12); then `service` (REGISTER, RENEW, lookups), `enrol` (join tokens, certificates,
-//! revocation), `orders` (what owners want), `records` and `tables` (what is on disk), `stats`; `recovery` after a restore from a backup.
+//! revocation), `orders` (what owners want), `records` and `tables` (what is on disk), `audit` (what others can check
+//! afterwards), `stats`; `recovery` after a restore from a backup.
 
 use std::{collections::BTreeMap, marker::PhantomData};
 
@@ -23,6 +24,7 @@ use crate::{
 };
 
 mod arbitrate;
+pub mod audit;
 mod effect;
 mod enrol;
 mod orders;
@@ -49,6 +51,7 @@ pub use refusal::{is_violation, lookup_hash, unknown_hash};
 pub use service::{PlacementView, Suspension};
 pub use stats::{CloudStats, Distribution};
 
+use audit::{Act, Noted};
 use recovery::Recovery;
 use refusal::{Refusal, about};
 use tables::Tables;
@@ -107,6 +110,8 @@ pub struct Registry<S, G> {
     recovery: Option<Recovery>,
     /// Answers of the present call; they go out behind what the call changed.
     staged: Vec<Effect>,
+    /// What the present call has decided, for the audit log.
+    acts: Vec<Act>,
     outbox: Outbox<Effect>,
     rejects: RejectCounters,
     of: PhantomData<fn() -> (S, G)>,
@@ -125,6 +130,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
             leases: BTreeMap::new(),
             recovery: None,
             staged: Vec::new(),
+            acts: Vec::new(),
             outbox: Outbox::starting_at(0, G::keeps(Rule::SyncGate)),
             rejects: RejectCounters::default(),
             of: PhantomData,
@@ -181,7 +187,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         if let Err(reject) = result {
             self.rejects.count(reject);
         }
-        self.commit();
+        self.commit(now);
         result
     }
 
@@ -327,15 +333,17 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     }
 
     fn event(&mut self, event: Event) {
+        self.acts.extend(Act::of(&event));
         self.staged.push(Effect::Event(event));
     }
 
     /// Hands out the call's changes, and behind them its answers. *Every* answer waits for all that was decided before
     /// it: even a lookup may show a placement that is not on disk yet.
-    fn commit(&mut self) {
+    fn commit(&mut self, now: Now) {
         let batch = self.tables.take_batch();
-        if !batch.is_empty() {
-            self.outbox.persist(|seq| Effect::Persist { seq, batch });
+        let audit: Vec<Noted> = self.acts.drain(..).map(|act| Noted { at: now.wall, act }).collect();
+        if !batch.is_empty() || !audit.is_empty() {
+            self.outbox.persist(|seq| Effect::Persist { seq, batch, audit });
         }
         for effect in self.staged.drain(..) {
             self.outbox.promise(effect);

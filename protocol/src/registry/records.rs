@@ -46,11 +46,13 @@ pub enum Table {
     Orders,
     /// [`TombstoneRecord`] by service.
     Tombstones,
+    /// What the driver keeps of the audit log, for itself: the machine neither writes nor reads it.
+    Audit,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Tokens,
         Self::Hosts,
         Self::RevokedClouds,
@@ -62,6 +64,7 @@ impl Table {
         Self::Suspended,
         Self::Orders,
         Self::Tombstones,
+        Self::Audit,
     ];
 
     /// The table's name in a store: stable.
@@ -78,6 +81,7 @@ impl Table {
             Self::Suspended => "suspended",
             Self::Orders => "orders",
             Self::Tombstones => "tombstones",
+            Self::Audit => "audit",
         }
     }
 }

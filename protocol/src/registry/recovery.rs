@@ -230,7 +230,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
     pub fn handle_timeout(&mut self, now: Now, rng: &mut dyn rand_core::Rng) {
         self.end_window_if_due(now);
         self.ask_if_due(now, rng);
-        self.commit();
+        self.commit(now);
     }
 
     /// Refuses what must not be decided yet.
@@ -595,7 +595,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let is_new = self.tables.hosts.get(advert.host).is_none() && self.tables.hosts.len() < HOSTS_MAX;
         if is_new && self.tables.revoked.get(certificate.cloud).is_none() {
             self.readmit(&certificate);
-            self.commit();
+            self.commit(now);
         }
         if let Some(recovery) = &mut self.recovery {
             recovery.reached.insert::<G>(now.wall, advert, certificate)?;

@@ -235,6 +235,7 @@ impl Tables {
             Table::Suspended => self.put_suspended(SuspendedRecord::read(key, value)?),
             Table::Orders => self.put_order(OrderRecord::read(key, value)?),
             Table::Tombstones => self.put_tombstone(TombstoneRecord::read(key, value)?),
+            Table::Audit => {}
         }
         self.batch.clear();
         Ok(())

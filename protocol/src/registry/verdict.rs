@@ -42,10 +42,10 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         let request = frame.request.verify::<S, G>(&claim.key.0, self.id(), self.me())?;
         let record = self.service(request.service)?.clone();
         // Both keys are needed (PROTOCOL 2): vkS by signature, the host of record as the peer of the stream.
-        self.check_of_record(call, &request, &record).map_err(|reject| {
-            let no = NoCloud { request: (*request).clone(), reason: NoReason::NotOfRecord };
-            Refusal::answered(reject, RegistryFrame::NoCloud(self.sign(Receiver::Host(call.peer), &no)))
-        })?;
+        if let Err(reject) = self.check_of_record(call, &request, &record) {
+            let answer = self.say_no(call, &request, NoReason::NotOfRecord);
+            return Err(Refusal::answered(reject, RegistryFrame::NoCloud(answer)));
+        }
         if let Some(last) = &record.verdict {
             if last.request == request.hash() {
                 let answer = verdict_frame(&last.answer);
@@ -151,10 +151,14 @@ impl<S: Suite, G: Guards> Registry<S, G> {
         if let Some(older) = record.live.take() {
             self.abort(older, AbortCause::Superseded);
         }
-        let no = NoCloud { request: (**request).clone(), reason };
-        let signed = self.sign(Receiver::Host(call.peer), &no);
-        self.event(Event::Denied { service: request.service, epoch: request.epoch, host: request.host, reason });
+        let signed = self.say_no(call, request, reason);
         self.remember(record, request, CloudVerdict::No(signed))
+    }
+
+    fn say_no(&mut self, call: &Call<'_>, request: &Verified<VerifyCloud>, reason: NoReason) -> Signed<NoCloud> {
+        let VerifyCloud { service, epoch, host, .. } = **request;
+        self.event(Event::Denied { service, epoch, host, by: call.peer, reason });
+        self.sign(Receiver::Host(call.peer), &NoCloud { request: (**request).clone(), reason })
     }
 
     /// Stores the answer, so that the same bytes get it again.
@@ -191,6 +195,7 @@ impl<S: Suite, G: Guards> Registry<S, G> {
                 Ok(())
             }
             Err((Some(reason), reject)) => {
+                self.event(Event::NotPinned { ids: request.ids, by: call.peer, reason });
                 let no = NoService { request: (*request).clone(), reason };
                 let answer = RegistryFrame::NoService(self.sign(Receiver::Host(call.peer), &no));
                 Err(Refusal::answered(reject, answer))

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{Anchor, Role};
 use crate::{
@@ -19,9 +19,10 @@ pub const JOIN_PREFIX: &str = "wayfare-join-1:";
 const TEXT_MAX: usize = 4096;
 const CHECK_BYTES: usize = 4;
 
-/// The secret of a join token: redacted in `Debug`, zeroed when dropped. Only its hash ever travels, in
+/// The secret of a join token: redacted in `Debug`, zeroed when dropped, compared in constant time. Only its hash ever travels, in
 /// [`Enrol`](crate::migration::messages::Enrol).
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, Hash, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[expect(clippy::derived_hash_with_manual_eq, reason = "equal ones are the same bytes")]
 pub struct JoinSecret([u8; 16]);
 
 impl JoinSecret {
@@ -35,6 +36,14 @@ impl JoinSecret {
         digest("wayfare/1 join token", &[&self.0])
     }
 }
+
+impl PartialEq for JoinSecret {
+    fn eq(&self, other: &Self) -> bool {
+        subtle::ConstantTimeEq::ct_eq(&self.0[..], &other.0[..]).into()
+    }
+}
+
+impl Eq for JoinSecret {}
 
 impl fmt::Debug for JoinSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -92,7 +101,7 @@ impl JoinToken {
         if encoded.len() > TEXT_MAX {
             return Err(JoinTokenError::Damaged);
         }
-        let bytes = bs58::decode(encoded).into_vec().map_err(|_| JoinTokenError::Damaged)?;
+        let bytes = Zeroizing::new(bs58::decode(encoded).into_vec().map_err(|_| JoinTokenError::Damaged)?);
         let (body, sum) = bytes.split_last_chunk::<CHECK_BYTES>().ok_or(JoinTokenError::Damaged)?;
         if check(body) != *sum {
             return Err(JoinTokenError::Damaged);
@@ -104,9 +113,10 @@ impl JoinToken {
 
     /// The text form, [`JOIN_PREFIX`] and base58: a secret, to be handed over as one.
     pub fn to_text(&self) -> String {
-        let mut bytes = wire::encode(self);
-        bytes.extend_from_slice(&check(&bytes));
-        format!("{JOIN_PREFIX}{}", bs58::encode(bytes).into_string())
+        let mut bytes = Zeroizing::new(wire::encode(self));
+        let sum = check(&bytes);
+        bytes.extend_from_slice(&sum);
+        format!("{JOIN_PREFIX}{}", bs58::encode(&*bytes).into_string())
     }
 }
 

@@ -53,6 +53,7 @@ impl Counter {
     }
 }
 
+#[derive(Debug)]
 pub(crate) enum Message {
     Registry { from: HostId, to: HostId, frame: RegistryFrame },
     Migrate { from: HostId, to: HostId, frame: MigrateFrame },

@@ -9,6 +9,7 @@ use wayfare_protocol::{
         messages::*,
         target::{Target, TargetParty},
     },
+    registry::audit::Checkpoint,
     reject::Strict,
     suite::{Dalek, Secret, Suite, digest},
     time::{Instant, Micros, Now, Timestamp},
@@ -69,6 +70,7 @@ fn labels() -> Vec<Named> {
         labelled::<Shown>("SHOWN"),
         labelled::<Certificate>("CERTIFICATE"),
         labelled::<Manifest>("MANIFEST"),
+        labelled::<Checkpoint>("AUDIT CHECKPOINT"),
     ]
     .into_iter()
     .flatten()

@@ -12,6 +12,10 @@ use wayfare_protocol::{
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy},
     migration::messages::*,
     order::{Action, Order, OrderDone, OrderFrame, OrderState, Outcome as OrderOutcome, Tombstone},
+    registry::{
+        AbortCause,
+        audit::{Act, Cause, Head, Noted, Placed},
+    },
     suite::{Dalek, Secret},
     time::{Micros, Timestamp},
     transfer::{RecordKind, SealedRecord},
@@ -388,4 +392,40 @@ pub(crate) fn latency_report() -> LatencyReport {
 
 pub(crate) fn gone() -> Gone {
     Gone { service: ids().service }
+}
+
+/// Every kind of entry of the audit log.
+pub(crate) fn noted() -> Vec<Noted> {
+    let ids = ids();
+    let MigrationIds { service, host, mig, epoch, .. } = ids;
+    let (by, name, reason) = (HostId(count(0x80)), "fjord".to_owned(), NoReason::Revoked);
+    let placed = Placed { service, epoch, mig, host, previous: by };
+    let (stop, records) = ("stop".to_owned(), Head { sequence: 7, hash: hash() });
+    let acts = vec![
+        Act::Begun { key: host },
+        Act::Started { version: "0.1.0".to_owned() },
+        Act::Continued { cause: Cause::RecordsOld, records },
+        Act::TokenCreated { name: name.clone(), role: Role::Gateway },
+        Act::Enrolled { host, name: name.clone(), role: Role::Cloud },
+        Act::HostRevoked { host },
+        Act::CloudRevoked { name: name.clone() },
+        Act::Registered { service, name, host },
+        Act::CloudAllowed { ids, source: by },
+        Act::CloudDenied { service, epoch, host, by, reason },
+        Act::ServiceAllowed { ids },
+        Act::ServiceDenied { ids, by, reason },
+        Act::Placed(placed),
+        Act::Aborted { ids, cause: AbortCause::Removed },
+        Act::Released { ids },
+        Act::Adopted(placed),
+        Act::Resumed { service, epoch, host },
+        Act::WindowOver { services: 3, waiting: 2 },
+        Act::Contradicted { shown: placed, by },
+        Act::Ordered { service, action: stop.clone(), by },
+        Act::CarriedOut { service, action: stop.clone(), outcome: OrderOutcome::Done },
+        Act::CarriedOut { service, action: stop, outcome: OrderOutcome::Refused("no_resources".to_owned()) },
+        Act::Removed { service, host: Some(host) },
+        Act::Removed { service, host: None },
+    ];
+    (0..).zip(acts).map(|(n, act)| Noted { at: Timestamp(TIME.0 + n), act }).collect()
 }

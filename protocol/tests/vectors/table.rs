@@ -10,7 +10,9 @@ use wayfare_protocol::{
     ids::Digest,
     migration::{messages::*, source::Consented, target::Held},
     order::Outcome,
+    registry::audit::{self, Act, Chain, Head},
     reject::Reject,
+    suite::Dalek,
     time::Timestamp,
     transfer::{RecordKind, StateFrame},
     trust::Role,
@@ -172,7 +174,7 @@ fn gossip() -> Vec<Vector> {
 }
 
 fn journals() -> Vec<Vector> {
-    let (ids, secret) = (ids(), *secret().expose());
+    let (ids, secret) = (ids(), secret());
     let consent = co_signed(&transfer(Mode::Registry));
     let Transfer { new_key, transcript, state, .. } = transfer(Mode::Registry);
     let consented = Consented { consent, new_key, transcript, state, nonce_a: nonce() };
@@ -194,11 +196,15 @@ fn journals() -> Vec<Vector> {
         request,
         inputs: vec![3, 4],
     };
-    let placed =
-        Entry::Placed { placement: signed(&placement()), manifest: signed(&manifest()), secret, received: true };
+    let placed = Entry::Placed {
+        placement: signed(&placement()),
+        manifest: signed(&manifest()),
+        secret: secret.clone(),
+        received: true,
+    };
     vec![
         plain("host journal Placed", placed),
-        plain("host journal Registering", Entry::Registering { frame: register_frame(), secret }),
+        plain("host journal Registering", Entry::Registering { frame: register_frame(), secret: secret.clone() }),
         plain("host journal KeyMade", Entry::KeyMade { ids, secret }),
         plain(
             "host journal Consented",
@@ -239,7 +245,27 @@ fn journals() -> Vec<Vector> {
     ]
 }
 
+/// The Registry's audit log.
+fn audit() -> Vec<Vector> {
+    let block = Chain::new(REGISTRY, Head::NONE)
+        .seal::<Dalek>(&secret(), Timestamp(1_800_000_000_000_000), noted())
+        .swap_remove(0);
+    let entries = block.entries.clone().into_iter();
+    let mut table: Vec<Vector> = entries.map(|entry| plain(&format!("audit entry {}", name(&entry)), entry)).collect();
+    table.push(plain("audit block", block));
+    table
+}
+
+fn name(entry: &audit::Entry) -> String {
+    let what = match &entry.act {
+        Act::CarriedOut { outcome: Outcome::Done, .. } => " (done)",
+        Act::Removed { host: None, .. } => " (host unknown)",
+        _ => "",
+    };
+    format!("{}{what}", entry.act.kind())
+}
+
 /// All of them, in the order of the file.
 pub(crate) fn vectors() -> Vec<Vector> {
-    [registry(), migrate(), state(), client(), gossip(), journals()].into_iter().flatten().collect()
+    [registry(), migrate(), state(), client(), gossip(), journals(), audit()].into_iter().flatten().collect()
 }

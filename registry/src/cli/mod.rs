@@ -1,6 +1,7 @@
 //! The `wayfare-registry` command. Exit codes: 0 success, 1 refused or failed, 2 cannot even begin (wrong usage, not
 //! initialised, unreadable files, a port in use, not running); errors go to stderr and say what to do.
 
+mod audit;
 mod client;
 mod output;
 
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use wayfare_net::{DirectConnector, Witness};
 use wayfare_protocol::trust::Role;
 use wayfare_telemetry::{
-    MetricsSettings, TelemetrySettings,
+    MetricsSettings, TelemetrySettings, dumps,
     logs::{self, LogFormat},
 };
 
@@ -21,9 +22,11 @@ use crate::{
     backup::{self, BackupError},
     config::{ConfigError, Observed, StateDir},
     run::{RunError, run_watched},
+    store::StoreError,
     view::{BackupView, HostView, JoinTokenView, RecoveryView, ServiceView, StatsView},
 };
 
+use audit::{AuditCommand, AuditError};
 use client::{Client, ClientError};
 
 const EXAMPLES: &str = "\
@@ -107,6 +110,9 @@ With --json, one object with the addresses is printed once it is ready.")]
         /// What the log on stderr looks like: text or json [default: as registry.toml says]
         #[arg(long, value_name = "FORMAT", value_parser = LogFormat::parse)]
         log_format: Option<LogFormat>,
+        /// Let a debugger attach, and a crash leave a core dump: it would hold the key.
+        #[arg(long)]
+        allow_dumps: bool,
     },
     /// Print a token that lets one node join, once.
     #[command(after_help = "Examples:
@@ -194,6 +200,14 @@ statistics.")]
         #[arg(long)]
         force: bool,
     },
+    /// The log of every decision, which others can check.
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  wayfare-registry audit verify
+  wayfare-registry audit export --service kv > kv.jsonl"
+    )]
+    Audit(AuditCommand),
     /// Print what completes this command's words in a shell.
     #[command(after_help = "Examples:
   wayfare-registry completions bash > ~/.local/share/bash-completion/completions/wayfare-registry
@@ -232,6 +246,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let cannot_begin = error.is::<ConfigError>()
         || error.downcast_ref::<ClientError>().is_some_and(|error| matches!(error, ClientError::NotRunning { .. }))
         || error.is::<RunError>()
+        || error.is::<AuditError>()
+        || error.is::<StoreError>()
         || error.downcast_ref::<BackupError>().is_some_and(|error| !error.is_refusal());
     if cannot_begin { 2 } else { 1 }
 }
@@ -246,7 +262,12 @@ fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Resul
             let status = Status::new(&name, &anchor);
             output::initialised(&dir, &status, common.json)
         }
-        Command::Run { common, log_format } => runtime.block_on(serve(common, log_format, witness)),
+        Command::Run { common, log_format, allow_dumps } => {
+            if !allow_dumps {
+                dumps::forbid();
+            }
+            runtime.block_on(serve(common, log_format, witness))
+        }
         Command::JoinToken { common, cloud, role, ttl } => {
             let request = JoinTokenRequest { cloud, role: role.role().name().to_owned(), ttl_s: ttl.as_secs() };
             let token: JoinTokenView = runtime.block_on(client(&common).post("/v1/join-tokens", &request))?;
@@ -274,6 +295,7 @@ fn execute(command: Command, witness: Option<Arc<dyn Witness>>) -> anyhow::Resul
             let made = runtime.block_on(make_backup(&common, file, force))?;
             output::backed_up(&made, common.json)
         }
+        Command::Audit(command) => audit::execute(command),
         Command::Completions { shell } => output::completions(shell, &mut Cli::command()),
         Command::Restore { common, file, force } => {
             let restored = backup::restore(&StateDir::new(&common.dir), &file, force)?;

@@ -16,12 +16,12 @@ use crate::{
     view::{BackupView, DurationView, HostView, JoinTokenView, RecoveryView, RestoredView, ServiceView, StatsView},
 };
 
-fn print(text: &str) -> anyhow::Result<()> {
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to stdout")
 }
 
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&serde_json::to_string(value).context("cannot make JSON")?)
 }
 
@@ -59,7 +59,7 @@ pub(super) fn initialised(dir: &StateDir, status: &Status, json: bool) -> anyhow
     if json {
         let files = json!({
             "config": dir.config(), "key": dir.key(), "trust": dir.trust(), "records": dir.store(),
-            "socket": dir.socket(),
+            "audit": dir.audit(), "socket": dir.socket(),
         });
         return print_json(&json!({
             "dir": dir.path(), "name": status.name, "id": status.id, "key": status.key, "files": files,
@@ -218,6 +218,9 @@ pub(super) fn stats(stats: &StatsView, json: bool) -> anyhow::Result<()> {
     print(&table(&["CLOUD", "MOVES", "FAILED", "RESPONSE ms, mean / p99", "TRANSFER ms, mean / p99", ""], &rows))?;
     for (name, count) in &stats.rejections {
         print(&format!("rejected {count} x {name}"))?;
+    }
+    for (name, count) in stats.net.iter().filter(|(_, count)| **count > 0) {
+        print(&format!("network {count} x {name}"))?;
     }
     Ok(())
 }

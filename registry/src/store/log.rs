@@ -175,6 +175,16 @@ impl LogStore {
         Ok(store)
     }
 
+    /// What is stored at `path`, which is not touched: a Registry may be running on it.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`].
+    pub fn peek(path: &Path) -> Result<Vec<Row>, StoreError> {
+        let entries = wayfare_journal::read(path).map_err(|error| unusable(path, error))?;
+        let image = replay(entries).map_err(|reason| unusable(path, reason))?;
+        Ok(image.into_iter().map(|((table, key), value)| (table, key, value)).collect())
+    }
+
     /// Makes a store of these rows at `path`, where nothing is.
     ///
     /// # Errors

@@ -136,7 +136,7 @@ pub(super) async fn leaked_keys(field: &mut Field) -> Done {
     let observed = format!("{opened} of {} keys open a record ({})", keys.len(), Reject::RecordForged.name());
     field.note("a recorded move, opened with every long-term key", observed, opened == 0);
     // The one key that does, so that it is known that it would be noticed.
-    let right = keys_that_open(&[recording.agreement.key.clone()], &[], transcript, first) == 1;
+    let right = keys_that_open(std::slice::from_ref(&recording.agreement.key), &[], transcript, first) == 1;
     field.harmless(right, "not even the right key opens the record: nothing was shown");
     let (files, found) = search(field.mesh.dir_of("cloud")?, recording.agreement.key.expose())?;
     let observed = format!("in {found} of {files} files of the cloud");

@@ -1,6 +1,7 @@
 //! What is measured, each figure beside its floor or its peer. Every bench gives a [`Report`].
 
 pub mod durability;
+pub mod flood;
 pub mod floor;
 pub mod gateway;
 pub mod handshake;

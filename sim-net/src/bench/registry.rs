@@ -1,10 +1,13 @@
 //! How many verdicts a Registry gives: the production machine and its store on disk, straight, without streams between. Many
-//! clients ask at the same time; what has come is decided, one request after the other, and written down with one sync, as
-//! the Registry's driver does it.
+//! clients ask at the same time; what has come is decided, one request after the other, and written down with one sync, with
+//! its entries in the audit log, as the Registry's driver does it.
 //!
 //! The floor is one core that does nothing but verify and sign what the protocol demands.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use wayfare_protocol::{
@@ -22,7 +25,11 @@ use wayfare_protocol::{
     trust::{Certificate, Message, Receiver, Role, Signed},
     wire::Frame as _,
 };
-use wayfare_registry::store::{LogStore, Store as _};
+use wayfare_registry::{
+    audit,
+    records::{Batch, Records},
+    store::LogStore,
+};
 
 use super::{Report, Row, floor};
 
@@ -43,19 +50,25 @@ type Rng = rand_core::UnwrapErr<getrandom::SysRng>;
 pub fn run(rounds: usize, progress: bool) -> anyhow::Result<Report> {
     let mut report = Report::begin("registry");
     let dir = tempfile::Builder::new().prefix("wayfare-").tempdir()?;
-    let mut world = World::new(LogStore::open(&dir.path().join("registry.journal"))?)?;
-    let mut took = [Duration::ZERO; 2];
+    // The same without the audit log, in turn, so that both see the same machine.
+    let mut worlds = [
+        World::new(&dir.path().join("registry.journal"), true)?,
+        World::new(&dir.path().join("unaudited.journal"), false)?,
+    ];
+    let mut took = [[Duration::ZERO; 2]; 2];
     for round in 0..rounds {
-        // The clients' own signatures are made before, and not timed.
-        let twos = world.twos();
-        let verdicts = world.ask(&twos, &mut took[0])?;
-        let fives = world.fives(&verdicts)?;
-        let answers = world.ask(&fives, &mut took[1])?;
-        ensure!(
-            answers.iter().all(|frame| matches!(frame, RegistryFrame::YesService(_))),
-            "a NO: {:?}",
-            answers.first()
-        );
+        for (world, took) in worlds.iter_mut().zip(&mut took) {
+            // The clients' own signatures are made before, and not timed.
+            let twos = world.twos();
+            let verdicts = world.ask(&twos, &mut took[0])?;
+            let fives = world.fives(&verdicts)?;
+            let answers = world.ask(&fives, &mut took[1])?;
+            ensure!(
+                answers.iter().all(|frame| matches!(frame, RegistryFrame::YesService(_))),
+                "a NO: {:?}",
+                answers.first()
+            );
+        }
         if progress && round % 50 == 49 {
             eprintln!("  {} of {rounds} rounds", round + 1);
         }
@@ -72,13 +85,15 @@ pub fn run(rounds: usize, progress: bool) -> anyhow::Result<Report> {
             .param("per_s", 1e6 / us)
             .beside(least, "verify and sign on one core")
     };
-    let us = took.map(each);
+    let [us, unaudited] = took.map(|took| took.map(each));
     let [two, five] = VERIFIED;
     let both = Row::new("registry.verdicts_per_s", 2e6 / (us[0] + us[1]), "1/s").param("clients", CLIENTS as u64);
     let least = f64::from(two + five) * verify_us + 2.0 * sign_us;
     report.push(both.beside(2e6 / least, "verify and sign on one core"));
     report.push(row("verdict_3", us[0], two, 1));
     report.push(row("verdict_6", us[1], five, 1));
+    let logged = Row::new("registry.verdict_audited", (us[0] + us[1]) / 2.0, "us").param("clients", CLIENTS as u64);
+    report.push(logged.beside((unaudited[0] + unaudited[1]) / 2.0, "the same without the audit log"));
     report.push(Row::new("disk.sync_p50", sync_us, "us"));
     Ok(report.finish())
 }
@@ -93,7 +108,7 @@ struct Client {
 
 struct World {
     machine: Machine,
-    store: LogStore,
+    records: Records,
     rng: Rng,
     began: Instant,
     clients: Vec<Client>,
@@ -103,14 +118,20 @@ struct World {
 
 impl World {
     /// A Registry with one cloud and many services, each registered.
-    fn new(store: LogStore) -> anyhow::Result<Self> {
+    fn new(path: &Path, audited: bool) -> anyhow::Result<Self> {
         let mut rng = rand_core::UnwrapErr(getrandom::SysRng);
-        let machine = Machine::new(RegistryConfig::new::<Dalek>(fresh_secret(&mut rng), Vec::new()));
+        let secret = fresh_secret(&mut rng);
+        let store = Box::new(LogStore::open(path)?);
+        let records = match audited {
+            true => Records::audited(store, &[], &audit::beside(path), secret.clone())?,
+            false => Records::unaudited(store),
+        };
+        let machine = Machine::new(RegistryConfig::new::<Dalek>(secret, Vec::new()));
         let cloud = fresh_secret(&mut rng);
         let host = HostId(Dalek::public_key(&cloud));
         // Until it has enrolled, there is no certificate to put into an advert.
         let began = Instant::now();
-        let mut entry = Entry { machine, store, rng, began };
+        let mut entry = Entry { machine, records, rng, began };
         let certificate = entry.enrol(&cloud, "cloud", Role::Cloud)?;
         let mut clients = Vec::new();
         for number in 0..CLIENTS {
@@ -119,7 +140,7 @@ impl World {
             entry.enrol(&home, &name, Role::Home)?;
             clients.push(entry.register(&home, &name)?);
         }
-        let Entry { machine, store, rng, began } = entry;
+        let Entry { machine, records, rng, began } = entry;
         let (now, registry) = (at(began), machine.id());
         let certified = certificate.unverified()?;
         let advert = Advert {
@@ -142,7 +163,7 @@ impl World {
             expiry: now.wall + wayfare_protocol::limits::ADVERT_LIFETIME_MAX,
         };
         let advert = Signed::sign::<Dalek>(&cloud, registry, Receiver::Anyone, &advert);
-        Ok(Self { machine, store, rng, began, clients, cloud, advert })
+        Ok(Self { machine, records, rng, began, clients, cloud, advert })
     }
 
     fn twos(&mut self) -> Vec<(HostId, Vec<u8>)> {
@@ -200,7 +221,7 @@ impl World {
         for (peer, bytes) in frames {
             self.machine.handle_frame(at(self.began), &mut self.rng, *peer, bytes)?;
         }
-        let answers = settle(&mut self.machine, &mut self.store)?;
+        let answers = settle(&mut self.machine, &mut self.records)?;
         *took += begun.elapsed();
         ensure!(answers.len() == frames.len(), "{} answers to {} requests", answers.len(), frames.len());
         Ok(answers)
@@ -210,7 +231,7 @@ impl World {
 /// A Registry that hosts and services come to.
 struct Entry {
     machine: Machine,
-    store: LogStore,
+    records: Records,
     rng: Rng,
     began: Instant,
 }
@@ -223,7 +244,7 @@ impl Entry {
 
     fn one(&mut self, peer: HostId, frame: &RegistryFrame) -> anyhow::Result<RegistryFrame> {
         self.machine.handle_frame(at(self.began), &mut self.rng, peer, &frame.to_bytes())?;
-        settle(&mut self.machine, &mut self.store)?.into_iter().next().context("an answer")
+        settle(&mut self.machine, &mut self.records)?.into_iter().next().context("an answer")
     }
 
     fn enrol(&mut self, secret: &Secret, name: &str, role: Role) -> anyhow::Result<Signed<Certificate>> {
@@ -279,24 +300,23 @@ impl Entry {
 }
 
 /// Carries out the machine's effects: one commit for all batches, then the answers.
-fn settle(machine: &mut Machine, store: &mut LogStore) -> anyhow::Result<Vec<RegistryFrame>> {
-    let (mut answers, mut changes, mut last) = (Vec::new(), Vec::new(), 0);
+fn settle(machine: &mut Machine, records: &mut Records) -> anyhow::Result<Vec<RegistryFrame>> {
+    let (mut answers, mut decided, mut last) = (Vec::new(), Batch::default(), 0);
     loop {
         while let Some(effect) = machine.poll_effect() {
             match effect {
-                Effect::Persist { seq, mut batch } => {
+                Effect::Persist { seq, batch, audit } => {
                     last = seq;
-                    changes.append(&mut batch);
+                    decided.append(Batch { changes: batch, audit });
                 }
                 Effect::Reply { frame, .. } => answers.push(frame),
                 Effect::Ask { .. } | Effect::Event(_) => {}
             }
         }
-        if changes.is_empty() {
+        if decided == Batch::default() {
             return Ok(answers);
         }
-        store.commit(&changes)?;
-        changes.clear();
+        records.commit(std::mem::take(&mut decided))?;
         machine.handle_synced(last);
     }
 }
@@ -316,7 +336,10 @@ mod tests {
     fn every_client_gets_both_verdicts() {
         let report = run(2, false).unwrap();
         let names: Vec<&str> = report.rows.iter().map(|row| row.name.as_str()).collect();
-        assert_eq!(names, ["registry.verdicts_per_s", "registry.verdict_3", "registry.verdict_6", "disk.sync_p50"]);
+        let expected =
+            ["verdicts_per_s", "verdict_3", "verdict_6", "verdict_audited"].map(|name| format!("registry.{name}"));
+        assert_eq!(names[..4], expected);
+        assert_eq!(names[4..], ["disk.sync_p50"]);
         assert!(report.rows.iter().all(|row| row.value > 0.0), "{report:?}");
     }
 }

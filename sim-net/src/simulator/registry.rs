@@ -40,7 +40,7 @@ impl<G: Guards> World<G> {
         let Machine::Registry(registry) = &mut self.nodes[node].machine else { return true };
         match registry.poll_effect() {
             None => return true,
-            Some(Effect::Persist { seq, batch }) => {
+            Some(Effect::Persist { seq, batch, .. }) => {
                 if let Disk::Registry(store) = &mut self.nodes[node].disk {
                     store.change(seq, batch);
                 }

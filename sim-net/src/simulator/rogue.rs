@@ -34,7 +34,7 @@ impl<G: Guards> World<G> {
         if let Entry::KeyMade { ids, secret } = entry
             && self.plan.rogue == Some(node)
         {
-            self.loot = Some((*ids, *secret));
+            self.loot = Some((*ids, *secret.expose()));
         }
     }
 

@@ -124,7 +124,7 @@ impl<G: Guards> World<G> {
         let mut certificate = None;
         while let Some(effect) = registry.poll_effect() {
             match effect {
-                registry::Effect::Persist { seq, batch } => {
+                registry::Effect::Persist { seq, batch, .. } => {
                     store.change(seq, batch);
                     store.begin_sync();
                     store.finish_sync();

@@ -130,6 +130,7 @@ fn every_kind_of_frame_has_its_tables() {
 /// Rejections that no attack here provokes, and where they are provoked instead.
 const ELSEWHERE: &[(Reject, &str)] = &[
     (Reject::Full, "needs as many sessions, services or adverts as a table holds: tests of the machines"),
+    (Reject::TooOften, "needs more adverts than an honest cloud sends in ten seconds: tests of the machines"),
     (Reject::Stopped, "needs a client of a service that is stopped: tests of the host, and of processes"),
     (Reject::Broken, "needs an instance that cannot run: tests of the host"),
 ];

@@ -394,7 +394,15 @@ impl World {
             }
             tokio::time::sleep(LOOK_EVERY * 5).await;
         }
-        self.user()?.served(2 * WORKERS, WELL_WITHIN).await
+        self.user()?.served(2 * WORKERS, WELL_WITHIN).await?;
+        self.check_log().await
+    }
+
+    /// The Registry's audit log is whole, and has what the records say, however often it was killed.
+    async fn check_log(&self) -> anyhow::Result<()> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wayfare-registry-under-test"));
+        command.args(["audit", "verify", "--dir"]).arg(self.processes.dir_of(REGISTRY)?);
+        run_command(command, Vec::new()).await.context("the audit log").map(drop)
     }
 
     async fn is_well(&self) -> anyhow::Result<Health> {

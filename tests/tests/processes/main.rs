@@ -14,6 +14,7 @@ use serde_json::Value;
 
 mod logs;
 mod metrics;
+mod secrets;
 mod update;
 
 const NODE: &str = env!("CARGO_BIN_EXE_wayfare-under-test");

@@ -80,6 +80,9 @@ pub(in crate::cli) struct Run {
     /// What the log on stderr looks like: text or json [default: as node.toml says]
     #[arg(long, value_name = "FORMAT", value_parser = LogFormat::parse)]
     pub(in crate::cli) log_format: Option<LogFormat>,
+    /// Let a debugger attach, and a crash leave a core dump: it would hold keys and the memory of services
+    #[arg(long)]
+    pub(in crate::cli) allow_dumps: bool,
 }
 
 fn role(text: &str) -> Result<Role, String> {

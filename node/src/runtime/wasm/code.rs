@@ -137,6 +137,7 @@ fn file_name(digest: &Digest, engine: &Engine) -> String {
 }
 
 /// Reads kept code. Anything unexpected, and it is compiled again.
+#[expect(unsafe_code, reason = "compiled code is loaded as it is")]
 fn read(path: &Path, engine: &Engine) -> Option<Module> {
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;

@@ -10,6 +10,7 @@
 //! A rollback takes 70 us.
 //!
 //! All `unsafe` code of the runtime is in this file, but for loading code from the cache (`code.rs`).
+#![expect(unsafe_code, reason = "a memory whose pages are shared with a file is made by hand")]
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -5,7 +5,10 @@ use crate::{
     ids::Epoch,
     limits::{LEASE, TRANSFER_MAX, VERDICT_LIFETIME, lease_counted},
     migration::messages::{Aborted, Answer, Decision, Found, Lease, Lookup, Outcome, RegistryFrame},
-    registry::{AbortCause, Effect, Event, MigrationState},
+    registry::{
+        AbortCause, Effect, Event, MigrationState,
+        audit::{Act, Noted},
+    },
     reject::Reject,
     suite::{Dalek, Secret, Suite},
     time::Micros,
@@ -56,8 +59,9 @@ fn nothing_is_answered_before_it_is_on_disk() {
     let (mut world, mut service, home, fjord, _) = world();
     let frame = world.two(&mut service, &fjord, |_| ());
     world.registry.handle_frame(world.now, &mut world.rng, home.host, &frame.to_bytes()).unwrap();
-    let Some(Effect::Persist { seq, batch }) = world.registry.poll_effect() else { panic!("no batch") };
+    let Some(Effect::Persist { seq, batch, audit }) = world.registry.poll_effect() else { panic!("no batch") };
     assert_eq!(batch.len(), 3, "the target's addresses, the migration and the service's record");
+    assert!(matches!(&audit[..], [Noted { act: Act::CloudAllowed { .. }, .. }]), "{audit:?}");
     assert_eq!(world.registry.poll_effect(), None);
     // A lookup changes nothing, but it may show what is not on disk yet: it waits too.
     let lookup = RegistryFrame::Lookup(Lookup::Id(service.id));

@@ -12,7 +12,7 @@ use crate::{
         RegistryFrame, Released, Renew, Transfer, TransferComplete, VerifyCloud, VerifyCloudFrame, VerifyService,
         YesCloud, YesService,
     },
-    registry::{Effect, Event, Registry, RegistryConfig, StoreImage},
+    registry::{Effect, Event, Registry, RegistryConfig, StoreImage, audit::Act},
     reject::{Reject, Strict},
     suite::{Dalek, Secret, Suite},
     time::{Instant, Micros, Now, Timestamp},
@@ -68,6 +68,8 @@ pub(super) struct World {
     pub(super) now: Now,
     pub(super) rng: Counting,
     pub(super) events: Vec<Event>,
+    /// What went into the audit log and was not let out as an event yet.
+    noted: Vec<Act>,
     nonces: u64,
 }
 
@@ -82,7 +84,15 @@ pub(super) fn config() -> RegistryConfig {
 impl World {
     pub(super) fn new() -> Self {
         let registry = Registry::new(config());
-        Self { registry, image: StoreImage::new(), now: START, rng: Counting(0), events: Vec::new(), nonces: 0 }
+        Self {
+            registry,
+            image: StoreImage::new(),
+            now: START,
+            rng: Counting(0),
+            events: Vec::new(),
+            noted: Vec::new(),
+            nonces: 0,
+        }
     }
 
     pub(super) fn pass(&mut self, length: Micros) {
@@ -102,14 +112,19 @@ impl World {
         let mut sent = Vec::new();
         while let Some(effect) = self.registry.poll_effect() {
             match effect {
-                Effect::Persist { seq, batch } => {
-                    assert!(!batch.is_empty());
+                Effect::Persist { seq, batch, audit } => {
+                    assert!(!batch.is_empty() || !audit.is_empty());
+                    self.noted.extend(audit.into_iter().map(|noted| noted.act));
                     assert_eq!(self.registry.clone().poll_effect(), None, "an answer left before its batch was synced");
                     batch.iter().for_each(|op| op.apply(&mut self.image));
                     self.registry.handle_synced(seq);
                 }
                 Effect::Reply { to, frame } | Effect::Ask { to, frame, .. } => sent.push((to, frame)),
-                Effect::Event(event) => self.events.push(event),
+                Effect::Event(event) => {
+                    let noted = if self.noted.is_empty() { None } else { Some(self.noted.remove(0)) };
+                    assert_eq!(noted, Act::of(&event), "a decision without its entry in the audit log");
+                    self.events.push(event);
+                }
             }
         }
         self.check_restore();
@@ -357,7 +372,7 @@ impl World {
         let frame = self.two(service, to, |_| ());
         self.registry.handle_frame(self.now, &mut self.rng, from.host, &frame.to_bytes()).unwrap();
         while let Some(effect) = self.registry.poll_effect() {
-            if let Effect::Persist { seq, batch } = effect {
+            if let Effect::Persist { seq, batch, .. } = effect {
                 batch.iter().for_each(|op| op.apply(&mut self.image));
                 self.registry.handle_synced(seq);
             }

@@ -124,7 +124,7 @@ fn outstanding_tokens_are_bounded_and_expired_ones_make_room() {
     }
     // All of them are on disk before anything is let out.
     while let Some(effect) = world.registry.poll_effect() {
-        if let Effect::Persist { seq, batch } = effect {
+        if let Effect::Persist { seq, batch, .. } = effect {
             batch.iter().for_each(|op| op.apply(&mut world.image));
             world.registry.handle_synced(seq);
         }

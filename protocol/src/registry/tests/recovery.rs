@@ -276,7 +276,7 @@ fn silent_hosts_are_asked_wherever_they_are() {
         while let Some(effect) = world.registry.poll_effect() {
             match effect {
                 Effect::Ask { to, addresses, .. } => asked.push((to, addresses)),
-                Effect::Persist { seq, batch } => {
+                Effect::Persist { seq, batch, .. } => {
                     batch.iter().for_each(|op| op.apply(&mut world.image));
                     world.registry.handle_synced(seq);
                 }
