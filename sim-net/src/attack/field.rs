@@ -39,8 +39,8 @@ use crate::processes::{Joining, Kind, Processes, Programs, REGISTRY, Setup, free
 
 /// The service that the victims serve.
 pub(super) const SERVICE: &str = "kv";
-/// Seconds of a lease: short, so that what is stale is soon stale.
-const LEASE_S: u64 = 6;
+/// Seconds of a lease, as by default: no attack waits for its end, and on a busy machine a shorter one would end by itself.
+const LEASE_S: u64 = 30;
 /// How long hosts wait for each other's next message: what an attacker leaves half done is gone after it.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a counter is looked at.

@@ -24,6 +24,8 @@ use tokio::{
 const CHUNK_BYTES: usize = 16 * 1024;
 /// Bytes of a connection that are remembered.
 const RECORDED_BYTES_MAX: usize = 64 * 1024;
+/// How many bytes come before the last message of the first handshake: the only one of it that is encrypted.
+const EARLY_BYTES: u64 = 40;
 /// How many bytes the handshakes of a connection take at most, in each direction.
 const HANDSHAKE_BYTES: u64 = 2048;
 /// After an error that is not a connection's.
@@ -170,9 +172,8 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, alter: Option<&A
             let mut state = shared.state();
             let room = RECORDED_BYTES_MAX.saturating_sub(state.recorded.len()).min(read);
             state.recorded.extend_from_slice(bytes.get(..room).unwrap_or_default());
-            // The first bytes name the protocol that encrypts; those behind them are a handshake's.
             let now = match state.mode {
-                Mode::FlipEarly => (1..HANDSHAKE_BYTES).contains(&passed),
+                Mode::FlipEarly => (EARLY_BYTES..HANDSHAKE_BYTES).contains(&passed),
                 Mode::FlipLate => passed > HANDSHAKE_BYTES,
                 Mode::Pass | Mode::Divert(_) => false,
             };

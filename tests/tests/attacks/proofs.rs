@@ -1,7 +1,10 @@
 //! That the attacks of `wayfare-sim attack` are real: for each, what becomes of a victim that has everything but what stops
 //! it. An attack that a bound stops has nothing to leave out: what is lost without the bound is memory, places and time.
 
-use sim_net::attack::{ATTACKS, Defence};
+use sim_net::{
+    attack::{ATTACKS, Defence, chosen, run_against},
+    processes::Programs,
+};
 
 use crate::guards::{hosts, machines, members, parties, wires};
 
@@ -47,4 +50,17 @@ fn each_attack_succeeds_where_its_guard_is_missing() {
     for (name, _) in PROOFS {
         assert!(ATTACKS.iter().any(|attack| attack.name == *name), "there is no attack {name}");
     }
+}
+
+/// A few against real processes, as the command does them all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_few_attacks_on_processes() {
+    let programs = Programs {
+        node: env!("CARGO_BIN_EXE_wayfare-under-test").into(),
+        registry: env!("CARGO_BIN_EXE_wayfare-registry-under-test").into(),
+    };
+    let names = ["forged-yes", "token-twice", "wrong-key"].map(str::to_owned);
+    let summary = run_against(programs, &chosen(&names).unwrap(), true).await.unwrap();
+    assert!(summary.is_clean(), "{summary}");
+    assert_eq!(summary.attacks.len(), names.len());
 }
