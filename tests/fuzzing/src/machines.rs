@@ -79,6 +79,7 @@ pub fn story<S: Suite>(stages: &[World<S>], victim: Victim, bytes: &[u8]) {
     }
     world.nodes.values_mut().for_each(wake);
     world.run();
+    world.check_views();
     world.check_disks();
 }
 

@@ -9,9 +9,9 @@ use wayfare_protocol::{
     migration::messages::RegistryFrame,
     registry::{self, Registry},
     reject::{Reject, Strict},
-    suite::Suite,
+    suite::{Secret, Suite},
     transfer::{Opener, RecordKind, SealedRecord, Sealer, state_digest},
-    wire::Frame,
+    wire::{self, Frame},
 };
 
 use super::{
@@ -141,7 +141,7 @@ impl<S: Suite> World<S> {
     fn registry_does(&mut self, effect: registry::Effect) {
         let from = self.registry.host();
         match effect {
-            registry::Effect::Persist { seq, batch } => {
+            registry::Effect::Persist { seq, batch, .. } => {
                 batch.iter().for_each(|op| op.apply(&mut self.store));
                 self.registry.handle_synced(seq);
                 self.check_record();
@@ -440,11 +440,12 @@ impl<S: Suite> World<S> {
 
     /// What a host writes down tells the attacker every placement's key: that alone must be worth nothing.
     fn heard_of(&mut self, me: HostId, entry: &Entry) {
+        // As its bytes are written down.
         let secret = match entry {
-            Entry::Placed { secret, .. } | Entry::Registering { secret, .. } => Some(*secret),
+            Entry::Placed { secret, .. } | Entry::Registering { secret, .. } => Some(wire::encode(secret)),
             Entry::KeyMade { ids, secret } => {
                 self.learn(&ids.mig.0);
-                Some(*secret)
+                Some(wire::encode(secret))
             }
             Entry::Consented { ids, .. } => {
                 if me != self.attacker.host {
@@ -454,9 +455,8 @@ impl<S: Suite> World<S> {
             }
             _ => None,
         };
-        if let Some(secret) = secret.map(wayfare_protocol::suite::Secret::new) {
-            self.learn(&S::public_key(&secret));
-            self.attacker.learn_key(secret);
-        }
+        let Some(secret) = secret.and_then(|bytes| bytes.try_into().ok()).map(Secret::new) else { return };
+        self.learn(&S::public_key(&secret));
+        self.attacker.learn_key(secret);
     }
 }

@@ -45,7 +45,7 @@ fn enrol<S: Suite>(
     let mut certificate = None;
     while let Some(effect) = registry.poll_effect() {
         match effect {
-            registry::Effect::Persist { seq, batch } => {
+            registry::Effect::Persist { seq, batch, .. } => {
                 batch.iter().for_each(|op| op.apply(store));
                 registry.handle_synced(seq);
             }
