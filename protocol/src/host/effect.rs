@@ -526,7 +526,7 @@ pub enum Entry {
         migs: Vec<MigrationId>,
     },
     /// What all entries before this one say, but for [`Entry::Started`] and [`Entry::Executed`].
-    Snapshot(Vec<Entry>),
+    Snapshot(#[serde(with = "super::flat")] Vec<Entry>),
     /// An operator said whether this host takes services.
     Cordoned {
         /// Whether it takes none.

@@ -32,6 +32,7 @@ mod drain;
 mod durable;
 pub mod effect;
 pub mod figures;
+mod flat;
 pub mod hosted;
 mod leases;
 pub mod orders;

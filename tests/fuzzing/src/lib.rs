@@ -58,6 +58,7 @@ targets! {
     machines::gateway from seeds::stories;
     machines::registry from seeds::stories;
     machines::mesh from seeds::stories;
+    machines::restart from seeds::stories;
 }
 
 /// The target of this name.

@@ -54,6 +54,16 @@ pub fn mesh(bytes: &[u8]) {
     play(Victim::Anybody, bytes);
 }
 
+/// Whoever starts from a damaged disk.
+pub fn restart(bytes: &[u8]) {
+    STAGES.with(|all| {
+        let mut input = Input::new(bytes);
+        if let Some(stage) = input.pick(all.get_or_init(stages)) {
+            stage.clone().start_from_damage(&mut input);
+        }
+    });
+}
+
 /// Tells the story that `bytes` are, from one of `stages`.
 pub fn story<S: Suite>(stages: &[World<S>], victim: Victim, bytes: &[u8]) {
     let mut input = Input::new(bytes);
@@ -69,6 +79,7 @@ pub fn story<S: Suite>(stages: &[World<S>], victim: Victim, bytes: &[u8]) {
     }
     world.nodes.values_mut().for_each(wake);
     world.run();
+    world.check_views();
     world.check_disks();
 }
 

@@ -116,6 +116,7 @@ replays! {
     gateway 150;
     registry 150;
     mesh 150;
+    restart 600;
 }
 
 #[test]

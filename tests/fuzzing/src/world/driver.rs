@@ -7,11 +7,11 @@ use wayfare_protocol::{
     host::{Base, CaptureJob, Effect, Entry, Host, ImageId, Logged, Restored, UpdateJob},
     ids::{HostId, MigrationId},
     migration::messages::RegistryFrame,
-    registry::{self, Registry},
+    registry,
     reject::{Reject, Strict},
-    suite::Suite,
+    suite::{Secret, Suite},
     transfer::{Opener, RecordKind, SealedRecord, Sealer, state_digest},
-    wire::Frame,
+    wire::{self, Frame},
 };
 
 use super::{
@@ -389,62 +389,14 @@ impl<S: Suite> World<S> {
         node.host.handle_received(now, mig, state, 8, belongings);
     }
 
-    /// A host crashes and comes back.
-    pub fn crash(&mut self, host: HostId) {
-        let now = self.now;
-        self.wires.retain(|message| message.from != host && message.to != host);
-        if let Some(node) = self.nodes.get_mut(&host) {
-            node.crash(now);
-        }
-        self.entrance.machine.handle_disconnected(now, host);
-        self.run();
-    }
-
-    /// The Registry crashes and comes back; with a backup instead of its records, if it is told to.
-    pub fn crash_registry(&mut self, restored: bool) {
-        let (registry, now) = (self.registry.host(), self.now);
-        self.wires.retain(|message| message.from != registry && message.to != registry);
-        if restored {
-            self.store = self.backup.clone();
-            let rows = self.store.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
-            let marks = registry::mark_restored(self.config.id, rows, now.wall).expect("its own records");
-            marks.iter().for_each(|op| op.apply(&mut self.store));
-        }
-        let rows = self.store.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
-        self.registry = Registry::restore(self.config.clone(), now, rows).expect("it reads its own records");
-        if restored {
-            // What was decided since the backup is for the hosts to tell.
-            self.placed.clear();
-        }
-        self.run();
-    }
-
-    /// Keeps the Registry's records, to come back with.
-    pub fn back_up(&mut self) {
-        self.backup = self.store.clone();
-    }
-
-    /// The gateway crashes and comes back.
-    pub fn crash_gateway(&mut self) {
-        let gateway = self.gateway;
-        self.wires.retain(|message| message.from != gateway && message.to != gateway);
-        self.nodes.values_mut().for_each(|node| node.host.handle_gateway_lost(gateway));
-        self.told.clear();
-        self.asked_of.clear();
-        let Self { entrance, rng, .. } = self;
-        let last = entrance.journal.last().map_or(0, |(seq, _)| *seq);
-        entrance.machine = gateway::Gateway::new(entrance.config.clone(), &entrance.journal, last, rng);
-        self.carry_services();
-        self.run();
-    }
-
     /// What a host writes down tells the attacker every placement's key: that alone must be worth nothing.
     fn heard_of(&mut self, me: HostId, entry: &Entry) {
+        // As its bytes are written down.
         let secret = match entry {
-            Entry::Placed { secret, .. } | Entry::Registering { secret, .. } => Some(secret.clone()),
+            Entry::Placed { secret, .. } | Entry::Registering { secret, .. } => Some(wire::encode(secret)),
             Entry::KeyMade { ids, secret } => {
                 self.learn(&ids.mig.0);
-                Some(secret.clone())
+                Some(wire::encode(secret))
             }
             Entry::Consented { ids, .. } => {
                 if me != self.attacker.host {
@@ -454,9 +406,8 @@ impl<S: Suite> World<S> {
             }
             _ => None,
         };
-        if let Some(secret) = secret {
-            self.learn(&S::public_key(&secret));
-            self.attacker.learn_key(secret);
-        }
+        let Some(secret) = secret.and_then(|bytes| bytes.try_into().ok()).map(Secret::new) else { return };
+        self.learn(&S::public_key(&secret));
+        self.attacker.learn_key(secret);
     }
 }

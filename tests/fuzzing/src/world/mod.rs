@@ -7,6 +7,8 @@
 
 pub mod attack;
 pub mod check;
+mod crashes;
+mod damage;
 mod driver;
 mod node;
 mod setup;

@@ -24,8 +24,8 @@ pub enum Victim {
 /// Stages of one move, at most: it takes fewer messages.
 const STEPS_MAX: usize = 40;
 
-/// Every beginning: with nothing; with services; and after each message of a move from home to alpha, and of one from
-/// Mallory's cloud to alpha.
+/// Every beginning: with nothing; with services; and after each message of a move from home to alpha, of one from Mallory's cloud
+/// to alpha, and of one from home to Mallory's cloud.
 pub fn stages<S: Suite>() -> Vec<World<S>> {
     let mut world = World::<S>::new();
     let mut stages = vec![world.clone()];
@@ -40,9 +40,11 @@ pub fn stages<S: Suite>() -> Vec<World<S>> {
     calm(&mut world);
     assert_eq!(world.services().len(), 3, "three services run");
     stages.push(world.clone());
-    for number in [0, 2] {
-        world.begin_move(number, 1);
+    for (number, to) in [(0, 1), (2, 1), (1, 3)] {
+        world.begin_move(number, to);
         world.ask(number, false);
+        // Its owner says something, too, that changes nothing: START.
+        world.order(number, 1);
         for _ in 0..STEPS_MAX {
             let Some(message) = world.wires.pop_front() else { break };
             let _ = world.deliver(message);
@@ -50,7 +52,7 @@ pub fn stages<S: Suite>() -> Vec<World<S>> {
         }
         calm(&mut world);
         let (host, _) = world.placed[&world.service(number)];
-        assert_eq!(host, world.hosts[1], "it has moved to alpha");
+        assert_eq!(host, world.hosts[to], "it has moved");
         stages.push(world.clone());
     }
     stages
