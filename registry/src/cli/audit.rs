@@ -39,7 +39,9 @@ pub(super) enum AuditCommand {
 
 Without FILE, the log in the registry's directory, which may be running, is compared with its
 records: they name the last entry, so a cut end is noticed. Elsewhere the registry's public key is
-enough: `run` prints it, and trust.json holds it. Exit code 1: something is wrong with the log.")]
+enough: `init` and `run --json` print it, trust.json holds it.
+
+Exit code 1: something is wrong with the log.")]
     Verify {
         #[command(flatten)]
         common: Common,
@@ -91,7 +93,7 @@ pub(super) struct Whose {
 
 fn parse_key(text: &str) -> Result<HostId, String> {
     HostId::parse(text)
-        .ok_or_else(|| format!("`{text}` is no key: it is what `run` prints, about 44 letters and digits"))
+        .ok_or_else(|| format!("`{text}` is no key: about 44 letters and digits, as `run --json` prints it"))
 }
 
 impl Whose {
