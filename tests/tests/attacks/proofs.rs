@@ -8,8 +8,11 @@ use sim_net::{
 
 use crate::guards::{hosts, machines, members, parties, wires};
 
+/// An attack's name, and the tests that show what becomes of it without each of its guards.
+type Proof = (&'static str, &'static [fn()]);
+
 /// Each goes through without its guard, and only then.
-const PROOFS: &[(&str, &[fn()])] = &[
+const PROOFS: &[Proof] = &[
     ("forged-yes", &[parties::a_three_that_is_not_for_this_request, parties::a_four_that_is_not_this_sources]),
     ("impostor-service", &[machines::a_five_for_another_session]),
     ("redirected-verdict", &[parties::a_four_that_is_not_this_sources, machines::a_two_that_is_replayed]),

@@ -9,9 +9,9 @@ use wayfare_protocol::{
     migration::messages::RegistryFrame,
     registry,
     reject::{Reject, Strict},
-    suite::{Secret, Suite},
+    suite::Suite,
     transfer::{Opener, RecordKind, SealedRecord, Sealer, state_digest},
-    wire::{self, Frame},
+    wire::Frame,
 };
 
 use super::{
@@ -391,12 +391,11 @@ impl<S: Suite> World<S> {
 
     /// What a host writes down tells the attacker every placement's key: that alone must be worth nothing.
     fn heard_of(&mut self, me: HostId, entry: &Entry) {
-        // As its bytes are written down.
         let secret = match entry {
-            Entry::Placed { secret, .. } | Entry::Registering { secret, .. } => Some(wire::encode(secret)),
+            Entry::Placed { secret, .. } | Entry::Registering { secret, .. } => Some(secret.clone()),
             Entry::KeyMade { ids, secret } => {
                 self.learn(&ids.mig.0);
-                Some(wire::encode(secret))
+                Some(secret.clone())
             }
             Entry::Consented { ids, .. } => {
                 if me != self.attacker.host {
@@ -406,7 +405,7 @@ impl<S: Suite> World<S> {
             }
             _ => None,
         };
-        let Some(secret) = secret.and_then(|bytes| bytes.try_into().ok()).map(Secret::new) else { return };
+        let Some(secret) = secret else { return };
         self.learn(&S::public_key(&secret));
         self.attacker.learn_key(secret);
     }

@@ -107,7 +107,7 @@ pub(crate) fn a_recorded_move_and_a_static_key() {
         Sealer::new(key, transcript).seal::<Dalek>(RecordKind::Page, b"the state").unwrap()
     };
     let printed = record(&source, &shares[1]);
-    assert_eq!(keys_that_open(&[cloud.clone()], &shares, transcript, &printed), 1);
+    assert_eq!(keys_that_open(std::slice::from_ref(&cloud), &shares, transcript, &printed), 1);
     let (ephemeral, fresh) = (Secret::new([3; 32]), Secret::new([4; 32]));
     let shares = [Dalek::dh_public(&fresh), Dalek::dh_public(&ephemeral)];
     let hardened = record(&fresh, &shares[1]);
