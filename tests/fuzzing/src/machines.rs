@@ -83,6 +83,24 @@ pub fn story<S: Suite>(stages: &[World<S>], victim: Victim, bytes: &[u8]) {
     world.check_disks();
 }
 
+/// In place of each message that is under way in each of `stages`, and before it, a forged one arrives, made of what `bytes`
+/// says; then everything goes on.
+pub fn sweep<S: Suite>(stages: &[World<S>], mut bytes: impl FnMut() -> [u8; 16]) {
+    for stage in stages {
+        for message in &stage.wires {
+            let choices = bytes();
+            let mut world = stage.clone();
+            let mut input = Input::new(&choices);
+            let forged = world.forge(&mut input, message.clone(), message.to);
+            let _ = world.deliver(forged);
+            world.check();
+            world.settle(64);
+            world.pass(Micros::from_secs(1));
+            world.check();
+        }
+    }
+}
+
 fn wake<S: Suite>(node: &mut crate::world::Node<S>) {
     node.slow = false;
     node.sync();
@@ -128,7 +146,15 @@ fn step<S: Suite>(world: &mut World<S>, victim: Victim, input: &mut Input<'_>) {
         }
         80..=89 => world.settle(32),
         90..=94 => drop(world.wires.pop_front()),
-        95..=149 => {
+        95..=119 => {
+            // Instead of the next, or as well as it.
+            if let Some(message) = world.wires.front().cloned() {
+                let to = message.to;
+                let forged = world.forge(input, message, to);
+                let _ = world.deliver(forged);
+            }
+        }
+        120..=149 => {
             let to = attacked(world, victim, input);
             if let Some(message) = fitting(world, to, input) {
                 let forged = world.forge(input, message, to);

@@ -4,12 +4,19 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use proptest::prelude::*;
+use rand_core::TryRng;
 use wayfare_fuzzing::{
     TARGETS, Target, machines,
-    world::stages::{Victim, stages},
+    quick::Quick,
+    world::{
+        Seeded,
+        stages::{Victim, stages},
+    },
 };
 use wayfare_protocol::suite::Dalek;
 
+/// How often each message of a move is forged.
+const ROUNDS: usize = 30;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Inputs that once made the target panic, or take too long: `regressions/TARGET/` has a file for each.
@@ -117,6 +124,21 @@ replays! {
     registry 150;
     mesh 150;
     restart 600;
+}
+
+#[test]
+fn a_forged_message_in_place_of_each_changes_nothing_that_must_hold() {
+    let (stages, mut rng) = (stages::<Quick>(), Seeded(7));
+    let mut random = || {
+        let mut bytes = [0; 16];
+        rng.try_fill_bytes(&mut bytes).unwrap();
+        // Fields are altered, and the whole signed anew.
+        bytes[0] = 1;
+        bytes
+    };
+    for _ in 0..ROUNDS {
+        machines::sweep(&stages, &mut random);
+    }
 }
 
 #[test]
