@@ -57,6 +57,12 @@ impl Place {
     }
 }
 
+/// Writes a file for its owner only, as journals are.
+fn write(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).expect("written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("its owner's");
+}
+
 fn open(path: &Path) -> Opened {
     Journal::open(path).expect("it opens")
 }
@@ -108,11 +114,25 @@ fn other_files_are_refused_and_left_alone() {
         ([b"WFJOURNL\x02\0\0\0".as_slice(), &[0; 20]].concat(), "format 2, this program reads 1"),
         ([b"WFJOURNL\x01\0\0\0".as_slice(), &[0; 20]].concat(), "is damaged at byte 0"),
     ] {
-        fs::write(place.path(), &bytes).expect("written");
+        write(&place.path(), &bytes);
         let error = Journal::open(&place.path()).expect_err("refused").to_string();
         assert!(error.contains(expected), "{error}");
         assert_eq!(fs::read(place.path()).expect("readable"), bytes);
     }
+}
+
+#[test]
+fn a_journal_that_others_can_read_or_write_is_refused() {
+    let place = Place::new();
+    drop(open(&place.path()));
+    for mode in [0o640, 0o604, 0o620] {
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(mode)).expect("set");
+        assert!(
+            matches!(Journal::open(&place.path()), Err(JournalError::Exposed { mode: found, .. }) if found == mode)
+        );
+    }
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o600)).expect("set");
+    open(&place.path());
 }
 
 #[test]
@@ -197,12 +217,12 @@ fn a_crash_while_compacting_leaves_the_old_journal_or_the_new() {
     strangers.iter().for_each(|path| fs::write(path, b"mine").expect("written"));
     // Before the rename: however much of the new file is there, the old one counts, and the new one goes.
     for length in 0..=new.len() {
-        fs::write(&leftover, &new[..length]).expect("written");
+        write(&leftover, &new[..length]);
         assert_eq!(open(&place.path()).entries, all);
         assert!(!leftover.exists());
     }
     // One that another process is just making is left to it.
-    fs::write(&leftover, &new).expect("written");
+    write(&leftover, &new);
     let making = fs::File::open(&leftover).expect("readable");
     rustix::fs::flock(&making, rustix::fs::FlockOperation::LockExclusive).expect("locked");
     assert_eq!(open(&place.path()).entries, all);
