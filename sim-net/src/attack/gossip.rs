@@ -26,6 +26,8 @@ const JUNK_EACH: u64 = 40;
 /// Enrolled clouds that do, and how often each changes its mind.
 const MEMBERS: usize = 6;
 const GENUINE_EACH: u64 = 40;
+/// Between two looks at a move.
+const MOVE_AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
 /// How much more memory a victim may take for a flood.
 pub(super) const MEMORY_MIB_MAX: u64 = 64;
 
@@ -150,11 +152,17 @@ pub(super) async fn stale_placement(field: &mut Field) -> Done {
     // Two that nobody has gossiped: the Registry signs a new one with each renewal.
     let (old, _) = field.lookup(&rogue.peer, SERVICE).await?;
     field.cloud_advert().await?;
-    let move_it = async || field.mesh.begin_move(Victim::Home.process(), SERVICE, Victim::Cloud.process()).await.ok();
-    until("the move to begin", move_it).await?;
+    // A cloud that was restarted knows nothing of what it advertised before: a move on that is refused, and begun again.
+    field.readvertise().await?;
     until("the service to be at the cloud", async || {
-        let state = field.state_at(Victim::Cloud.process()).await.ok()??;
-        (state == "serving").then_some(())
+        let state = field.state_at(Victim::Cloud.process()).await.ok()?;
+        if state.as_deref() == Some("serving") {
+            return Some(());
+        }
+        // Refused while one is under way.
+        let _ = field.mesh.begin_move(Victim::Home.process(), SERVICE, Victim::Cloud.process()).await;
+        tokio::time::sleep(MOVE_AGAIN).await;
+        None
     })
     .await?;
     // The gateway follows as soon as a request meets the former host.
