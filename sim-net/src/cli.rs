@@ -263,7 +263,7 @@ Runs the programs `wayfare` and `wayfare-registry` that are beside this one, on 
 attacker has another. Exits with 1 if a move or a request failed, a process had more memory
 than the stated cap, or moves were more than five times slower (p99; not with --quick).")]
     Flood {
-        /// Few moves, under three kinds of flood: about a minute
+        /// Few moves: about a minute
         #[arg(long)]
         quick: bool,
         #[command(flatten)]

@@ -24,7 +24,7 @@ use wayfare_protocol::{
     trust::{JoinToken, TrustBundle},
 };
 
-use super::weapons::{Insider, Line, advert_of, false_offer};
+use super::weapons::{Insider, Line, advert_of};
 
 /// What is thrown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,26 +36,16 @@ pub(crate) enum Kind {
     Handshakes,
     /// Requests for the service that moves, at the clouds that have it in turn, through a gateway of its own.
     Calls,
-    /// 4 with a false 3, at a cloud, each on a stream of its own.
-    Offers,
-    /// Genuine adverts of a cloud of its own, by gossip.
-    Adverts,
-    /// Frames of a kind that does not exist, at the Registry.
-    Garbage,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Verdicts, Self::Handshakes, Self::Calls, Self::Offers, Self::Adverts, Self::Garbage];
+    pub(super) const ALL: [Self; 3] = [Self::Verdicts, Self::Calls, Self::Handshakes];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Verdicts => "verdicts",
             Self::Handshakes => "handshakes",
             Self::Calls => "calls",
-            Self::Offers => "offers",
-            Self::Adverts => "adverts",
-            Self::Garbage => "garbage",
         }
     }
 
@@ -63,8 +53,7 @@ impl Kind {
     pub(super) const fn role(self) -> &'static str {
         match self {
             Self::Calls => "gateway",
-            Self::Adverts => "cloud",
-            Self::Verdicts | Self::Handshakes | Self::Offers | Self::Garbage => "home",
+            Self::Verdicts | Self::Handshakes => "home",
         }
     }
 }
@@ -110,7 +99,6 @@ pub(crate) enum Said {
 /// How many 2 are made ahead: more than a Registry takes of one host in any flood here.
 const QUESTIONS: u64 = 30_000;
 const CALLS: u64 = 400_000;
-const ADVERTS: u64 = 60_000;
 /// Operations that a capacity is measured by: within what any peer may have at once.
 const SAMPLE: usize = 300;
 /// At a time, while a capacity is measured that needs a round trip for each.
@@ -201,12 +189,11 @@ impl Armed {
     async fn prepare(kind: Kind, token: &str, victims: &[Victim], service: &str) -> anyhow::Result<Self> {
         let token = JoinToken::parse(token)?;
         let secret: Secret = fresh_secret(&mut rand_core::UnwrapErr(getrandom::SysRng));
-        let gossip = matches!(kind, Kind::Verdicts | Kind::Adverts);
+        let gossip = kind == Kind::Verdicts;
         let victims = victims.iter().map(victim).collect::<anyhow::Result<Vec<_>>>()?;
         let bootstrap = match kind {
             Kind::Verdicts => token.anchor.addresses.clone(),
-            Kind::Adverts => victims.iter().flat_map(|(_, addresses)| addresses.clone()).collect(),
-            _ => Vec::new(),
+            Kind::Calls | Kind::Handshakes => Vec::new(),
         };
         let config = NetConfig {
             listen: Vec::new(),
@@ -219,22 +206,16 @@ impl Armed {
         let (mut preamble, mut frames) = (Vec::new(), Vec::new());
         match kind {
             Kind::Verdicts => {
-                let insider = Insider::join(net.clone(), secret, &token).await?;
+                let insider = Insider::join(net.clone(), &secret, &token).await?;
                 let bundle = TrustBundle::new(vec![token.anchor.clone()]);
                 let (cloud, _) = victims.last().context("no cloud to ask about")?;
                 let advert = advert_of(*cloud, &net, &bundle, &mut events).await?;
                 frames = insider.questions(&advert, QUESTIONS).await?;
             }
             Kind::Calls => {
-                let insider = Insider::join(net.clone(), secret, &token).await?;
+                let insider = Insider::join(net.clone(), &secret, &token).await?;
                 (preamble, frames) = insider.calls(service, CALLS).await?;
             }
-            Kind::Adverts => frames = Insider::join(net.clone(), secret, &token).await?.adverts(ADVERTS)?,
-            Kind::Offers => {
-                let (cloud, _) = victims.first().context("nobody to lie to")?;
-                frames = vec![false_offer(token.anchor.id, *cloud)?];
-            }
-            Kind::Garbage => frames = vec![vec![1, 200, 6, 6, 6]],
             Kind::Handshakes => {}
         }
         Ok(Self { kind, net, victims, preamble, frames: frames.into(), _events: events })
@@ -247,9 +228,8 @@ impl Armed {
 
     const fn protocol(&self) -> Protocol {
         match self.kind {
-            Kind::Verdicts | Kind::Garbage => Protocol::Registry,
-            Kind::Calls => Protocol::Request,
-            Kind::Offers | Kind::Adverts | Kind::Handshakes => Protocol::Migrate,
+            Kind::Verdicts => Protocol::Registry,
+            Kind::Calls | Kind::Handshakes => Protocol::Request,
         }
     }
 
@@ -265,21 +245,16 @@ impl Armed {
     /// Operations a second that the first victim does.
     async fn capacity(&mut self) -> anyhow::Result<f64> {
         match self.kind {
-            Kind::Verdicts | Kind::Garbage => self.answered_per_s().await,
+            Kind::Verdicts => self.answered_per_s().await,
             Kind::Calls => self.calls_per_s().await,
-            Kind::Offers => self.offers_per_s().await,
             Kind::Handshakes => self.handshakes_per_s().await,
-            Kind::Adverts => Ok(verifications_per_s(self.frames.front().context("no advert")?)),
         }
     }
 
     /// One after the other into one stream, until all are answered.
     async fn answered_per_s(&mut self) -> anyhow::Result<f64> {
         let (mut reader, mut writer) = self.line(0).await?.split();
-        let frames: Vec<Vec<u8>> = match self.kind {
-            Kind::Verdicts => self.frames.drain(..SAMPLE).collect(),
-            _ => vec![self.frames.front().context("no frame")?.clone(); SAMPLE],
-        };
+        let frames: Vec<Vec<u8>> = self.frames.drain(..SAMPLE).collect();
         let begun = Instant::now();
         let write = async {
             for frame in &frames {
@@ -328,23 +303,6 @@ impl Armed {
         bail!("no victim has the service")
     }
 
-    /// A stream, an offer, and the end of the stream; some at the same time.
-    async fn offers_per_s(&self) -> anyhow::Result<f64> {
-        let offer = self.frames.front().context("no offer")?;
-        let begun = Instant::now();
-        for _ in 0..SAMPLE / AT_A_TIME {
-            let one = || async {
-                let mut line = self.line(0).await?;
-                line.send(offer).await?;
-                // It is ended.
-                drop(line.receive().await);
-                anyhow::Ok(())
-            };
-            futures::future::try_join_all((0..AT_A_TIME).map(|_| one())).await?;
-        }
-        Ok((SAMPLE / AT_A_TIME * AT_A_TIME) as f64 / begun.elapsed().as_secs_f64())
-    }
-
     /// Handshakes up to the victim's answer, which is all the work it has with them; from many addresses, some at the same time.
     async fn handshakes_per_s(&self) -> anyhow::Result<f64> {
         let (_, addresses) = self.first()?;
@@ -367,9 +325,7 @@ impl Armed {
                 let to = socket(addresses).context("no TCP address")?;
                 tokio::task::spawn_blocking(move || connect(to, per_s, &stop)).await??
             }
-            Kind::Adverts => self.publish(per_s, &stop).await,
-            Kind::Offers => self.lie(per_s, &stop).await,
-            Kind::Verdicts | Kind::Calls | Kind::Garbage => self.stream(per_s, &stop).await,
+            Kind::Verdicts | Kind::Calls => self.stream(per_s, &stop).await,
         };
         Ok(Said::Flooded { offered, taken, seconds: begun.elapsed().as_secs_f64() })
     }
@@ -392,7 +348,7 @@ impl Armed {
                 offered += 1;
                 // What finds no room is offered, and not taken; only what is taken is used up.
                 let room = lanes.get(turn as usize % lanes.len()).and_then(|lane| lane.try_reserve().ok());
-                let frame = armed.frames.get(if armed.kind == Kind::Garbage { 0 } else { next });
+                let frame = armed.frames.get(next);
                 if let (Some(room), Some(frame)) = (room, frame) {
                     room.send(frame.clone());
                     next += 1;
@@ -419,20 +375,17 @@ impl Armed {
             let reading = async { while reader.read().await.is_ok() {} };
             let writing = async {
                 while let Some(frame) = frames.recv().await {
-                    let mut fed = 1;
-                    if writer.feed(&frame).await.is_err() {
-                        return;
-                    }
-                    while let Ok(frame) = frames.try_recv() {
+                    let mut next = Some(frame);
+                    while let Some(frame) = next {
                         if writer.feed(&frame).await.is_err() {
                             return;
                         }
-                        fed += 1;
+                        taken.fetch_add(1, Ordering::Relaxed);
+                        next = frames.try_recv().ok();
                     }
                     if writer.flush().await.is_err() {
                         return;
                     }
-                    taken.fetch_add(fed, Ordering::Relaxed);
                 }
             };
             tokio::select! {
@@ -441,48 +394,6 @@ impl Armed {
                 () = writing => {}
             }
         }
-    }
-
-    /// Streams with an offer each.
-    async fn lie(self, per_s: f64, stop: &CancellationToken) -> (u64, u64) {
-        let (armed, taken) = (Arc::new(self), Arc::new(AtomicU64::new(0)));
-        let room = Arc::new(tokio::sync::Semaphore::new(2 * AT_A_TIME));
-        let (mut offered, mut due) = (0_u64, Due::new(per_s));
-        while !stop.is_cancelled() {
-            for _ in 0..due.now().await {
-                offered += 1;
-                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-                let (armed, taken) = (Arc::clone(&armed), Arc::clone(&taken));
-                tokio::spawn(async move {
-                    let _permit = permit;
-                    let (Ok(mut line), Some(offer)) = (armed.line(0).await, armed.frames.front()) else { return };
-                    if line.send(offer).await.is_ok() {
-                        drop(line.receive().await);
-                        taken.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-            }
-        }
-        (offered, taken.load(Ordering::Relaxed))
-    }
-
-    /// Adverts by gossip.
-    async fn publish(mut self, per_s: f64, stop: &CancellationToken) -> (u64, u64) {
-        let (mut offered, mut taken, mut due) = (0_u64, 0_u64, Due::new(per_s));
-        while !stop.is_cancelled() {
-            for _ in 0..due.now().await {
-                offered += 1;
-                let Some(advert) = self.frames.pop_front() else { continue };
-                if stop.is_cancelled() {
-                    break;
-                }
-                match self.net.publish(advert.clone()).await {
-                    Ok(()) => taken += 1,
-                    Err(_) => self.frames.push_front(advert),
-                }
-            }
-        }
-        (offered, taken)
     }
 }
 
@@ -579,10 +490,4 @@ fn socket(addresses: &[String]) -> Option<SocketAddr> {
             _ => None,
         }
     })
-}
-
-/// How often this core could verify an advert: its signature and its certificate's. What a node does of it is less.
-fn verifications_per_s(_advert: &[u8]) -> f64 {
-    let (verify_us, _) = super::super::floor::signatures_us(101);
-    1e6 / (2.0 * verify_us)
 }

@@ -54,7 +54,7 @@ const MOVE_WITHIN_S: u64 = 30;
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct FloodOptions {
-    /// Few moves, under three kinds of flood.
+    /// Few moves.
     pub quick: bool,
     /// Say how far it is.
     pub progress: bool,
@@ -224,16 +224,13 @@ impl Bench {
     }
 
     async fn play(&mut self, report: &mut Report) -> anyhow::Result<()> {
-        let (kinds, count): (&[Kind], usize) = match self.options.quick {
-            true => (&[Kind::Verdicts, Kind::Calls, Kind::Handshakes], 60),
-            false => (&Kind::ALL, 200),
-        };
+        let count = if self.options.quick { 60 } else { 200 };
         self.say("undisturbed");
         self.moves(10).await;
         self.unloaded = self.moves(count).await;
         ensure!(self.unloaded.failed.is_empty(), "moves fail without any flood: {:?}", self.unloaded.failed);
-        for kind in kinds {
-            self.flood(report, *kind, count).await.with_context(|| format!("{} flood", kind.name()))?;
+        for kind in Kind::ALL {
+            self.flood(report, kind, count).await.with_context(|| format!("{} flood", kind.name()))?;
         }
         Ok(())
     }
@@ -306,9 +303,8 @@ impl Bench {
         let victims = match kind {
             // The last is the cloud that is asked about.
             Kind::Verdicts => vec![registry, cloud("alpha")?],
-            Kind::Garbage => vec![registry],
             Kind::Calls => vec![cloud("alpha")?, cloud("beta")?],
-            Kind::Handshakes | Kind::Offers | Kind::Adverts => vec![cloud("alpha")?],
+            Kind::Handshakes => vec![cloud("alpha")?],
         };
         Ok(Order::Prepare { kind, token: token.token, victims, service: SERVICE.to_owned() })
     }

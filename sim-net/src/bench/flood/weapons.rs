@@ -8,17 +8,13 @@ use wayfare_protocol::{
     advert::{Advert, Gossip, verify_advert},
     gateway::messages::{Call, ClientFrame, Hello, Open, client_id, request_hash},
     ids::{Digest, Epoch, HostId, Nonce, OwnerKey, PlacementKey, RegistryId, ServiceId},
-    latency::Coordinate,
-    limits::{ADVERT_LIFETIME_MAX, FRAME_BYTES_MAX},
+    limits::FRAME_BYTES_MAX,
     manifest::{Durability, Manifest, Resources, ServiceType, TokenPolicy, service_id},
-    migration::messages::{
-        Enrol, Lookup, Register, RegisterFrame, RegistryFrame, Request, RequestFrame, SuiteId, VerifyCloud,
-        VerifyCloudFrame, YesCloud,
-    },
+    migration::messages::{Enrol, Lookup, Register, RegisterFrame, RegistryFrame, VerifyCloud, VerifyCloudFrame},
     reject::Strict,
     suite::{Dalek, Secret, Suite, fresh_secret, fresh16},
     time::{Micros, Timestamp},
-    trust::{Certificate, JoinToken, Message, Receiver, Role, Signed, TrustBundle},
+    trust::{Certificate, JoinToken, Message, Receiver, Signed, TrustBundle},
     wire::Frame,
 };
 
@@ -75,10 +71,8 @@ impl Line {
 /// A node of the mesh whose keys the attacker has: it was enrolled like any other.
 pub(super) struct Insider {
     net: Net,
-    secret: Secret,
     realm: RegistryId,
     host: HostId,
-    role: Role,
     certificate: Signed<Certificate>,
     registry: HostId,
     registry_at: Vec<String>,
@@ -86,18 +80,18 @@ pub(super) struct Insider {
 
 impl Insider {
     /// Joins with `token`.
-    pub(super) async fn join(net: Net, secret: Secret, token: &JoinToken) -> anyhow::Result<Self> {
+    pub(super) async fn join(net: Net, secret: &Secret, token: &JoinToken) -> anyhow::Result<Self> {
         let (realm, registry) = (token.anchor.id, token.anchor.host());
-        let host = HostId(Dalek::public_key(&secret));
+        let host = HostId(Dalek::public_key(secret));
         let enrol = Enrol { host, role: token.role, region: String::new(), token: token.secret.hash(), nonce: nonce() };
-        let enrol = Signed::sign::<Dalek>(&secret, realm, Receiver::Registry(realm), &enrol);
+        let enrol = Signed::sign::<Dalek>(secret, realm, Receiver::Registry(realm), &enrol);
         let mut line = Line::open(&net, registry, &token.anchor.addresses, Protocol::Registry).await?;
         let certificate = match line.ask(&RegistryFrame::Enrol(enrol)).await? {
             RegistryFrame::Enrolled(enrolled) => enrolled.certificate,
             other => bail!("not enrolled: {other:?}"),
         };
         let registry_at = token.anchor.addresses.clone();
-        Ok(Self { net, secret, realm, host, role: token.role, certificate, registry, registry_at })
+        Ok(Self { net, realm, host, certificate, registry, registry_at })
     }
 
     fn sign<T: Message>(&self, secret: &Secret, message: &T) -> Signed<T> {
@@ -156,31 +150,6 @@ impl Insider {
         }
     }
 
-    /// Genuine adverts of itself, each newer than the last.
-    pub(super) fn adverts(&self, count: u64) -> anyhow::Result<Vec<Vec<u8>>> {
-        anyhow::ensure!(self.role == Role::Cloud, "only clouds advertise");
-        let (cloud, wall) = (self.certificate.unverified()?.cloud, wall());
-        let advert = |number: u64| Advert {
-            registry: self.realm,
-            cloud,
-            host: self.host,
-            tos: ServiceType::Cloud,
-            resources: Resources::default(),
-            cordoned: true,
-            price_micros: number,
-            addresses: Vec::new(),
-            coordinate: Coordinate::default(),
-            certificate: self.certificate.clone(),
-            serial: wall.0 + number,
-            expiry: wall + ADVERT_LIFETIME_MAX,
-        };
-        let gossip = |number| {
-            let advert = Signed::sign::<Dalek>(&self.secret, self.realm, Receiver::Anyone, &advert(number));
-            Gossip::Advert(advert).to_bytes()
-        };
-        Ok((0..count).map(gossip).collect())
-    }
-
     /// What a gateway says to a host before its requests, and the requests.
     pub(super) async fn calls(&self, service: &str, count: u64) -> anyhow::Result<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
         let service = self.find(service).await?;
@@ -207,64 +176,6 @@ impl Insider {
             other => bail!("the service is not found: {other:?}"),
         }
     }
-}
-
-/// A 4 that looks right, with a 3 that its sender has signed and not the Registry.
-pub(super) fn false_offer(realm: RegistryId, victim: HostId) -> anyhow::Result<Vec<u8>> {
-    let (liar, owner) = (fresh_secret(&mut rng()), fresh_secret(&mut rng()));
-    let key = PlacementKey(Dalek::public_key(&liar));
-    let insider_like = OwnerKey(Dalek::public_key(&owner));
-    let service = service_id(realm, insider_like, "flood");
-    let cloud = wayfare_protocol::trust::certificate::cloud_id(realm, "flood");
-    let question = VerifyCloud {
-        service,
-        epoch: Epoch::FIRST,
-        key,
-        cloud,
-        host: victim,
-        advert: Digest([1; 32]),
-        counter: 1,
-        nonce: nonce(),
-    };
-    let mig = wayfare_protocol::ids::MigrationId(fresh16(&mut rng()));
-    let resources = Resources::default();
-    let expiry = wall() + Micros::from_secs(60);
-    let verdict = YesCloud { request: question, resources, manifest: Digest([2; 32]), mig, expiry };
-    let me = HostId(Dalek::public_key(&liar));
-    let verdict = Signed::sign::<Dalek>(&liar, realm, Receiver::Host(me), &verdict);
-    let ids = wayfare_protocol::ids::MigrationIds { service, cloud, host: victim, mig, epoch: Epoch::FIRST };
-    let request = Request {
-        ids,
-        key,
-        tos: ServiceType::Request,
-        nonce: nonce(),
-        share: [9; 32],
-        verdict: verdict.hash(),
-        asked: wall(),
-        required: Resources::default(),
-        manifest: Digest([2; 32]),
-        suites: vec![SuiteId::X25519ChaCha20Poly1305],
-    };
-    let request = Signed::sign::<Dalek>(&liar, realm, Receiver::Host(victim), &request);
-    let manifest = Manifest {
-        service,
-        name: "flood".to_owned(),
-        owner: insider_like,
-        version: 1,
-        code: Digest([7; 32]),
-        tos: ServiceType::Request,
-        required: Resources::default(),
-        max_rtt: Micros::ZERO,
-        baseline: None,
-        allowed_clouds: Vec::new(),
-        allowed_regions: Vec::new(),
-        allowed_domains: Vec::new(),
-        durability: Durability::Log,
-        token_policy: TokenPolicy::Refuse,
-    };
-    let manifest = Signed::sign::<Dalek>(&owner, realm, Receiver::Anyone, &manifest);
-    use wayfare_protocol::migration::messages::MigrateFrame;
-    Ok(MigrateFrame::Request(RequestFrame { request, verdict, manifest }).to_bytes())
 }
 
 /// The advert of `victim`, as gossip brings it.
