@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wayfare_protocol::{ids::HostId, quota::Quota, reject::Reject};
 
@@ -88,10 +88,31 @@ pub enum PoolEvent {
 struct Link {
     id: u64,
     frames: mpsc::Sender<Bytes>,
-    /// Bytes of the frames that wait.
-    queued: Arc<AtomicUsize>,
+    queued: Arc<Backlog>,
     cancel: CancellationToken,
     cap: watch::Sender<usize>,
+}
+
+/// What waits to be written on one stream.
+#[derive(Debug, Default)]
+struct Backlog {
+    bytes: AtomicUsize,
+    /// Some of it was written.
+    shrunk: Notify,
+}
+
+impl Backlog {
+    fn written(&self, len: usize) {
+        self.bytes.fetch_sub(len, Ordering::AcqRel);
+        self.shrunk.notify_one();
+    }
+
+    /// Waits until no more than `max` bytes wait. For one task at a time.
+    async fn at_most(&self, max: usize) {
+        while self.bytes.load(Ordering::Acquire) > max {
+            self.shrunk.notified().await;
+        }
+    }
 }
 
 impl Link {
@@ -102,11 +123,11 @@ impl Link {
 
     /// Queues a frame; `false` if there is no room. Only the pool's owner adds, so there is no race for the last place.
     fn queue(&self, bytes: Bytes) -> bool {
-        let (waiting, len) = (self.queued.load(Ordering::Acquire), bytes.len());
+        let (waiting, len) = (self.queued.bytes.load(Ordering::Acquire), bytes.len());
         if waiting > 0 && waiting + len > QUEUED_BYTES_MAX {
             return false;
         }
-        self.queued.fetch_add(len, Ordering::AcqRel);
+        self.queued.bytes.fetch_add(len, Ordering::AcqRel);
         self.frames.try_send(bytes).is_ok()
     }
 }
@@ -124,6 +145,8 @@ pub struct Pool {
     events: Inlet,
     /// What a frame of a peer weighs, and what is left to whom; `None` where whoever sends is trusted.
     meter: Option<FrameMeter>,
+    /// A peer is not read while more than this waits for it.
+    backlog_max: usize,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -148,7 +171,19 @@ impl Pool {
     ) -> (Self, PoolEvents) {
         let (events, queue) = inbox(PEERS_MAX * STREAMS_PER_PEER_MAX);
         let (links, meter) = (HashMap::new(), None);
-        let pool = Self { net, protocol, cap, first_cap: cap, links, next_id: 0, events, meter, tracker, shutdown };
+        let pool = Self {
+            net,
+            protocol,
+            cap,
+            first_cap: cap,
+            links,
+            next_id: 0,
+            events,
+            meter,
+            backlog_max: usize::MAX,
+            tracker,
+            shutdown,
+        };
         (pool, queue)
     }
 
@@ -161,6 +196,12 @@ impl Pool {
     /// Streams that are open, or being opened.
     pub fn streams(&self) -> usize {
         self.links.values().map(Vec::len).sum()
+    }
+
+    /// From now on new streams are not read while more than `bytes` wait to be written on them: who asks for much and does not read
+    /// the answers is not asked what else it wants. Only for one end of a protocol, lest both wait for each other.
+    pub const fn set_backlog_max(&mut self, bytes: usize) {
+        self.backlog_max = bytes;
     }
 
     /// From now on, a stream that a peer opens may bring one frame of at most `cap` bytes, and is not read any further
@@ -279,10 +320,10 @@ impl Pool {
         if links.len() >= STREAMS_PER_PEER_MAX {
             links.remove(0).cancel.cancel();
         }
-        let queued = Arc::default();
+        let queued: Arc<Backlog> = Arc::default();
         links.push(Link { id, frames, queued: Arc::clone(&queued), cancel: cancel.clone(), cap: raise });
-        let (net, cap, meter) = (self.net.clone(), self.cap, self.meter.clone());
-        Some((StreamTask { net, peer, id, cap, raised, queued, events, meter, cancel }, queue))
+        let (net, cap, meter, backlog_max) = (self.net.clone(), self.cap, self.meter.clone(), self.backlog_max);
+        Some((StreamTask { net, peer, id, cap, raised, queued, backlog_max, events, meter, cancel }, queue))
     }
 }
 
@@ -293,7 +334,8 @@ struct StreamTask {
     /// Of what is written; and, once it is raised to this, of what is read.
     cap: usize,
     raised: watch::Receiver<usize>,
-    queued: Arc<AtomicUsize>,
+    queued: Arc<Backlog>,
+    backlog_max: usize,
     events: Outlet,
     meter: Option<FrameMeter>,
     cancel: CancellationToken,
@@ -344,9 +386,10 @@ impl StreamTask {
             std::future::pending().await
         };
         let mut reader = FrameReader::new(read_half, *self.raised.borrow());
-        let (raised, full, meter) = (&mut self.raised, self.cap, &self.meter);
+        let (raised, full, meter, backlog_max) = (&mut self.raised, self.cap, &self.meter, self.backlog_max);
         let read = async {
             loop {
+                queued.at_most(backlog_max).await;
                 match reader.read().await {
                     Ok(bytes) => {
                         if let Some(later) = needed(&bytes).filter(|needed| *needed > version) {
@@ -401,18 +444,18 @@ async fn write_batch<W: AsyncWrite + Unpin>(
     version: u8,
     first: Bytes,
     frames: &mut mpsc::Receiver<Bytes>,
-    queued: &AtomicUsize,
+    queued: &Backlog,
 ) -> Result<Option<u8>, FrameError> {
     let (mut bytes, mut size, mut count) = (first, 0, 0);
     let unsent = loop {
         if let Some(later) = needed(&bytes).filter(|needed| *needed > version) {
-            queued.fetch_sub(bytes.len(), Ordering::AcqRel);
+            queued.written(bytes.len());
             break Some(later);
         }
         size += bytes.len();
         count += 1;
         writer.feed(&bytes).await?;
-        queued.fetch_sub(bytes.len(), Ordering::AcqRel);
+        queued.written(bytes.len());
         if size >= BATCH_BYTES_MAX || count >= BATCH_FRAMES_MAX {
             break None;
         }

@@ -179,3 +179,30 @@ async fn what_waits_for_a_peer_is_bounded_in_bytes() {
     }
     assert!(server.pool.has(host));
 }
+
+/// Without the pause, a peer that repeats a short question has this node make long answers that nobody reads.
+#[tokio::test]
+async fn who_does_not_read_the_answers_is_not_asked_what_else_it_wants() {
+    const ANSWER: usize = 900_000;
+    let (mut server, peer) = (Server::start(23).await, Node::local(24).await);
+    server.pool.set_backlog_max(2 * ANSWER);
+    let (mut stream, _) = server.opened_by(&peer).await;
+    let (host, answer) = (peer.host(), Bytes::from(vec![1; ANSWER]));
+    // More answers than the connection takes unread.
+    for _ in 0..20 {
+        server.pool.send(host, &[], answer.clone());
+    }
+    let mut writer = FrameWriter::new(&mut stream, CAP);
+    for _ in 0..2 {
+        writer.send(&[1; 64]).await.unwrap();
+    }
+    // It was waiting for the first one when the answers came.
+    within("the first question", server.frame()).await;
+    let second = tokio::time::timeout(Duration::from_millis(500), server.frame()).await;
+    assert!(second.is_err(), "it was read");
+    let mut reader = FrameReader::new(stream, CAP);
+    for _ in 0..20 {
+        within("an answer", reader.read()).await.unwrap();
+    }
+    within("the second question", server.frame()).await;
+}

@@ -55,6 +55,8 @@ use crate::{
 
 /// The first frame of a request stream at most.
 const HELLO_BYTES_MAX: usize = 4096;
+/// Bytes of answers that wait for one gateway. More: it is not read until it has read them.
+const ANSWERS_WAITING_MAX: usize = CLIENT_FRAME_BYTES_MAX;
 /// Events that a slow reader may fall behind.
 const EVENTS_MAX: usize = 1024;
 /// What a witness knows the state's records by.
@@ -168,6 +170,7 @@ impl Owner {
         let (mut requests, request_events) = pool(Protocol::Request, CLIENT_FRAME_BYTES_MAX);
         // A stranger may say hello, nothing larger.
         requests.set_first_cap(HELLO_BYTES_MAX);
+        requests.set_backlog_max(ANSWERS_WAITING_MAX);
         requests.set_weight(client_weight);
         let (registry, registry_events) = pool(Protocol::Registry, FRAME_BYTES_MAX);
         let incoming = [
