@@ -316,6 +316,7 @@ impl<S: Suite, G: Guards> Host<S, G> {
         self.rejects = RejectCounters::default();
         self.history.clear();
         self.held_total = 0;
+        self.pace = Pace::default();
         self.outbox.forget_repeats();
     }
 

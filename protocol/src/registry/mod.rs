@@ -301,8 +301,9 @@ impl<S: Suite, G: Guards> Registry<S, G> {
 
     /// Forgets what is only for people to see (counters; the stored figures of clouds stay), and repeats of what waits to be sent: a search
     /// through all states need not tell Registries apart by that.
-    pub fn forget_figures(&mut self) {
+    pub fn forget_figures(&mut self, commits: &[u64]) {
         self.rejects = RejectCounters::default();
+        self.outbox.renumber(commits);
         self.outbox.forget_repeats();
     }
 

@@ -137,7 +137,7 @@ impl Node {
             Self::Registry(registry) => {
                 let mut next = registry.clone();
                 next.take(world, input, &mut output)?;
-                next.machine.forget_figures();
+                next.forget_figures();
                 Self::Registry(next)
             }
             Self::Host(host) => {

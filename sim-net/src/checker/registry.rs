@@ -2,7 +2,7 @@
 
 use wayfare_protocol::{
     migration::messages::{Answer, Decision, Outcome, Placement, RegistryFrame},
-    registry::{Effect, Registry, RevokeTarget},
+    registry::{Effect, Registry, RevokeTarget, StoreOp},
     trust::Signed,
     wire::Frame as _,
 };
@@ -59,14 +59,32 @@ impl RegistryParty {
         Some(())
     }
 
+    /// What is only told to auditors goes to disk with what was written before it, if anything waits.
+    fn persist(&mut self, seq: u64, batch: Vec<StoreOp>) {
+        match &mut self.disk {
+            Some(Store { unsynced, .. }) if !batch.is_empty() => unsynced.push((seq, batch)),
+            Some(Store { unsynced, .. }) if !unsynced.is_empty() => {
+                unsynced.last_mut().into_iter().for_each(|(last, _)| *last = seq);
+            }
+            Some(_) | None => self.machine.handle_synced(seq),
+        }
+    }
+
+    /// Forgets what makes no difference.
+    pub(super) fn forget_figures(&mut self) {
+        let mut commits = Vec::new();
+        for (at, (seq, _)) in self.disk.iter_mut().flat_map(|disk| &mut disk.unsynced).enumerate() {
+            commits.push(*seq);
+            *seq = at as u64 + 1;
+        }
+        self.machine.forget_figures(&commits);
+    }
+
     fn effects(&mut self, world: &World, output: &mut Output) {
         while let Some(effect) = self.machine.poll_effect() {
             output.active = true;
             match effect {
-                Effect::Persist { seq, batch, .. } => match &mut self.disk {
-                    Some(disk) => disk.unsynced.push((seq, batch)),
-                    None => self.machine.handle_synced(seq),
-                },
+                Effect::Persist { seq, batch, .. } => self.persist(seq, batch),
                 Effect::Reply { to, frame } | Effect::Ask { to, frame, .. } => {
                     note(&frame, output);
                     let Some(to) = world.party(to) else { continue };
