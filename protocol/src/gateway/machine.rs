@@ -187,6 +187,11 @@ impl<S: Suite, G: Guards> Gateway<S, G> {
         self.routes.values().map(|route| route.pending.len()).sum::<usize>() + waiting
     }
 
+    /// Forgets how often each host was heard of by gossip.
+    pub fn forget_pace(&mut self) {
+        self.pace = Pace::default();
+    }
+
     /// How often each rejection happened.
     pub const fn rejects(&self) -> &RejectCounters {
         &self.rejects

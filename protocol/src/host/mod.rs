@@ -310,13 +310,18 @@ impl<S: Suite, G: Guards> Host<S, G> {
         self.rejects.count(reject);
     }
 
+    /// Forgets how often each host was heard of by gossip.
+    pub fn forget_pace(&mut self) {
+        self.pace = Pace::default();
+    }
+
     /// Forgets what is only for people to see (counters, histories), and repeats of what waits to be sent: a search
     /// through all states need not tell hosts apart by that.
     pub fn forget_figures(&mut self) {
         self.rejects = RejectCounters::default();
         self.history.clear();
         self.held_total = 0;
-        self.pace = Pace::default();
+        self.forget_pace();
         self.outbox.forget_repeats();
     }
 
