@@ -117,7 +117,7 @@ async fn a_cloud_says_what_it_is_and_what_it_has() {
     assert_eq!(client.get::<Vec<Service>>(&["services"], "").await.unwrap(), []);
     assert_eq!(client.get::<Vec<Migration>>(&["migrations"], "").await.unwrap(), []);
     let counters: Counters = client.get(&["rejects"], "").await.unwrap();
-    assert_eq!((counters.rejects, counters.net.len()), (BTreeMap::new(), 8));
+    assert_eq!((counters.rejects, counters.net.len()), (BTreeMap::new(), 14));
     assert!(client.post::<Cordoned>(&["cordon"], &()).await.unwrap().cordoned);
     assert!(!client.post::<Cordoned>(&["uncordon"], &()).await.unwrap().cordoned);
     assert!(node.stop().await);
