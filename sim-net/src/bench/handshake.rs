@@ -27,8 +27,6 @@ use crate::{
 const TINY: &[u8] = include_bytes!("../../../tests/guests/tiny/tiny.wasm");
 /// Migrations before those that count.
 const WARM_UP: usize = 10;
-/// Between two migrations: the gossip of the last one's PLACEMENT and new adverts is over, as it is before any real one.
-const REST: Duration = Duration::from_millis(20);
 /// How often each primitive of the floor is timed.
 const FLOOR_ROUNDS: usize = 301;
 /// How long one migration may take.
@@ -101,7 +99,6 @@ async fn measure(
     let mut times = Vec::with_capacity(rounds);
     let (mut from, mut to) = (alpha, beta);
     for round in 0..WARM_UP + rounds {
-        tokio::time::sleep(REST).await;
         let took = transfer(from, to, service).await?;
         if round >= WARM_UP {
             times.push(took.as_secs_f64() * 1e6);
