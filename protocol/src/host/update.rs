@@ -183,6 +183,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
         let memory = hosted.placer.memory(now);
         hosted.placer =
             Placer::new(self.config.placement, manifest.required, manifest.max_rtt).with_memory(now, &memory);
+        // What travelled here with the service may be all that says so, and belongs to the image that is replaced.
+        let stopped =
+            hosted.stopped.then_some(Entry::Ordered { service, epoch, ordered: hosted.ordered, stopped: true });
         hosted.ordered = Ordered { sequence: order.sequence, order: order.hash() };
         hosted.manifest = manifest;
         let mut before = None;
@@ -200,6 +203,9 @@ impl<S: Suite, G: Guards> Host<S, G> {
             upto: hosted.disk.as_ref().map_or(0, |disk| disk.last),
         };
         hosted.ask_soon_unless_confirmed(now);
+        if let Some(entry) = stopped {
+            self.outbox.persist(|seq| Effect::Persist { seq, entry });
+        }
         self.outbox.persist(|seq| Effect::Persist { seq, entry });
         self.outbox.promise(Effect::Switch { service, epoch });
         if let Some(before) = before {
