@@ -44,7 +44,7 @@ pub(super) struct Plan {
     pub(super) down_us: u64,
     hang_us: u64,
     /// Mean times between strikes, by kind.
-    pub(super) every: Vec<(Strike, u64)>,
+    every: Vec<(Strike, u64)>,
     pub(super) loose_clocks: bool,
     pub(super) step_timeout: Micros,
     pub(super) request_timeout: Micros,
