@@ -233,6 +233,28 @@ fn a_stopped_service_stays_stopped_and_a_removal_ends_an_update() {
     assert!(world.node(home).images.is_empty(), "what came too late is deleted");
 }
 
+/// What travelled with the service said so, and the update's entry does not.
+#[test]
+fn a_service_that_came_stopped_stays_so_over_an_update_and_a_crash() {
+    let (mut world, service) = durable();
+    let (home, alpha) = (world.named("home"), world.named("alpha"));
+    assert_eq!(world.count(), "1");
+    let stop = world.order(service, Action::Stop);
+    world.submit(&stop);
+    world.pass(MOMENT);
+    world.begin_move(service, home, alpha);
+    world.pass(Micros::from_secs(1));
+    assert_eq!(world.instances(), [alpha]);
+    let frame = update(&world, service, true, |_| ());
+    world.submit(&frame);
+    world.pass(Micros::from_secs(1));
+    assert_eq!(outcome(&mut world, &frame), Some(Outcome::Done));
+    assert!(world.node(alpha).host.is_stopped(service));
+    world.crash(alpha);
+    world.pass(Micros::from_secs(1));
+    assert!(world.node(alpha).host.is_stopped(service));
+}
+
 #[test]
 fn an_update_survives_the_compaction_of_the_journal() {
     let (mut world, service) = durable();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::{BREAKS, Break, FuzzOptions, fuzz, replay};
+use super::{BREAKS, Break, FuzzOptions, Terms, fuzz, replay};
 
 /// The arguments.
 #[derive(Debug, Args)]
@@ -45,6 +45,9 @@ pub struct FuzzArgs {
     /// Take one guard away: it must be found out
     #[arg(long = "break", value_name = "NAME", value_parser = parse_break)]
     broken: Option<Break>,
+    /// Let owners order updates, too: some seeds still fail with that
+    #[arg(long)]
+    updates: bool,
     /// The guards that can be taken away, and within how many seeds that is found out
     #[arg(long, exclusive = false, conflicts_with_all = ["replay", "broken", "seeds"])]
     list_breaks: bool,
@@ -89,9 +92,13 @@ impl FuzzArgs {
         }
     }
 
+    fn terms(&self) -> Terms {
+        Terms { events_max: self.events.unwrap_or(u64::MAX), updates: self.updates, broken: self.broken }
+    }
+
     fn run_one(&self, seed: u64) -> ExitCode {
         let print = self.trace && !self.json;
-        let outcome = replay(seed, self.events.unwrap_or(u64::MAX), self.broken, print.then_some(true));
+        let outcome = replay(seed, self.terms(), print.then_some(true));
         let violated = outcome.violated();
         if self.json {
             print_json(&Replayed {
@@ -115,9 +122,8 @@ impl FuzzArgs {
         let mut report = fuzz(&FuzzOptions {
             seeds: self.seeds.unwrap_or(default),
             start: self.start,
-            events_max: self.events.unwrap_or(u64::MAX),
+            terms: self.terms(),
             jobs: self.jobs,
-            broken: self.broken,
             twice: self.twice,
             progress: true,
         });

@@ -58,6 +58,8 @@ pub(super) struct Plan {
     pub(super) policy: wayfare_protocol::placement::Policy,
     /// Mean time between the orders of a service's owner, µs. `None`: it gives none.
     pub(super) order_us: Option<u64>,
+    /// Whether they order updates, too.
+    pub(super) updates: bool,
     /// Which host an operator drains when nothing goes wrong any more: it must end empty.
     pub(super) drained: Option<usize>,
 }
@@ -128,7 +130,7 @@ impl Strike {
 const SECOND: u64 = 1_000_000;
 
 impl Plan {
-    pub(super) fn new(rng: &mut Rng) -> Self {
+    pub(super) fn new(rng: &mut Rng, updates: bool) -> Self {
         use wayfare_protocol::placement::Policy;
         let mut every = Vec::new();
         let kinds = [
@@ -198,6 +200,7 @@ impl Plan {
             memory_ppm: if rng.one_in(3) { 500_000 } else { 0 },
             policy: if rng.one_in(4) { Policy::Nearest } else { Policy::Never },
             order_us: orders.one_in(3).then(|| orders.magnitude(SECOND, 15 * SECOND)),
+            updates,
             drained: drains.one_in(2).then(|| 1 + drains.index(homes + clouds)),
         }
     }

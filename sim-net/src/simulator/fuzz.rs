@@ -28,16 +28,31 @@ pub struct FuzzOptions {
     pub seeds: u64,
     /// The first of them.
     pub start: u64,
-    /// Events of each after which nothing goes wrong any more.
-    pub events_max: u64,
+    /// What is the same for each.
+    pub terms: Terms,
     /// Threads.
     pub jobs: usize,
-    /// The guard to do without. The first violation ends the run.
-    pub broken: Option<Break>,
     /// Whether each seed is run a second time, which must be the same bit for bit.
     pub twice: bool,
     /// Whether progress is shown on stderr.
     pub progress: bool,
+}
+
+/// What a run depends on beside its seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Events after which nothing goes wrong any more.
+    pub events_max: u64,
+    /// Whether owners order updates, too.
+    pub updates: bool,
+    /// The guard to do without. The first violation ends the run.
+    pub broken: Option<Break>,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { events_max: u64::MAX, updates: false, broken: None }
+    }
 }
 
 /// Migrations that ended one way or the other.
@@ -136,18 +151,19 @@ impl std::fmt::Display for FuzzReport {
 }
 
 /// The command that runs a seed again.
-fn replay_command(seed: u64, broken: Option<Break>) -> String {
-    let broken = broken.map_or_else(String::new, |broken| format!(" --break {}", broken.name));
-    format!("wayfare-sim fuzz --replay {seed}{broken} --trace")
+fn replay_command(seed: u64, terms: Terms) -> String {
+    let broken = terms.broken.map_or_else(String::new, |broken| format!(" --break {}", broken.name));
+    let updates = if terms.updates { " --updates" } else { "" };
+    format!("wayfare-sim fuzz --replay {seed}{broken}{updates} --trace")
 }
 
 /// Runs one seed; a panic within it is a violation like any other.
-pub fn replay(seed: u64, events_max: u64, broken: Option<Break>, trace: Option<bool>) -> Outcome {
+pub fn replay(seed: u64, terms: Terms, trace: Option<bool>) -> Outcome {
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let story = trace.map_or(Story::Untold, Story::told);
-        match broken {
-            Some(broken) => without(broken, || run_seed::<Without>(seed, events_max, story)),
-            None => run_seed::<Strict>(seed, events_max, story),
+        match terms.broken {
+            Some(broken) => without(broken, || run_seed::<Without>(seed, terms, story)),
+            None => run_seed::<Strict>(seed, terms, story),
         }
     }));
     caught.unwrap_or_else(|payload| {
@@ -160,11 +176,11 @@ pub fn replay(seed: u64, events_max: u64, broken: Option<Break>, trace: Option<b
 /// Tells what led to a violation, by running the seed once more.
 fn explain(outcome: &Outcome, options: &FuzzOptions) -> Option<Found> {
     let violation = outcome.violation.as_ref()?;
-    let again = replay(outcome.seed, options.events_max, options.broken, Some(false));
+    let again = replay(outcome.seed, options.terms, Some(false));
     Some(Found {
         seed: outcome.seed,
         invariant: violation.invariant.to_owned(),
-        replay: replay_command(outcome.seed, options.broken),
+        replay: replay_command(outcome.seed, options.terms),
         last: again.last,
         detail: violation.detail.clone(),
     })
@@ -172,11 +188,11 @@ fn explain(outcome: &Outcome, options: &FuzzOptions) -> Option<Found> {
 
 /// The violation of a seed that did something else the second time.
 fn differs(outcome: &Outcome, options: &FuzzOptions) -> Option<Found> {
-    let again = options.twice.then(|| replay(outcome.seed, options.events_max, options.broken, None))?;
+    let again = options.twice.then(|| replay(outcome.seed, options.terms, None))?;
     (again.trace_hash() != outcome.trace_hash()).then(|| Found {
         seed: outcome.seed,
         invariant: "a seed is a run, bit for bit".to_owned(),
-        replay: replay_command(outcome.seed, options.broken),
+        replay: replay_command(outcome.seed, options.terms),
         last: Vec::new(),
         detail: format!("trace hashes {} and {}", outcome.trace_hash(), again.trace_hash()),
     })
@@ -201,12 +217,12 @@ fn fuzz_quietly(options: &FuzzOptions) -> FuzzReport {
             if at >= options.seeds {
                 return;
             }
-            let outcome = replay(options.start + at, options.events_max, options.broken, None);
+            let outcome = replay(options.start + at, options.terms, None);
             let found = explain(&outcome, options).or_else(|| differs(&outcome, options));
             let Ok(mut guard) = shared.lock() else { return };
             let (report, shown) = &mut *guard;
             report.add(&outcome);
-            if options.broken.is_some() && found.is_some() {
+            if options.terms.broken.is_some() && found.is_some() {
                 next.store(options.seeds, Ordering::Relaxed);
             }
             report.violations.extend(found);

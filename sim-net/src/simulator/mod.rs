@@ -68,5 +68,5 @@ mod world;
 pub use breaks::{BREAKS, Break};
 pub use command::FuzzArgs;
 pub use coverage::{Coverage, CoverageRow};
-pub use fuzz::{Found, FuzzOptions, FuzzReport, Migrations, fuzz, replay};
+pub use fuzz::{Found, FuzzOptions, FuzzReport, Migrations, Terms, fuzz, replay};
 pub use run::Outcome;

@@ -147,12 +147,10 @@ impl<G: Guards> World<G> {
             Wish::Runs | Wish::Stopped => {
                 let same = if wish == Wish::Runs { Action::Start } else { Action::Stop };
                 let other = if wish == Wish::Runs { Action::Stop } else { Action::Start };
-                // Not yet in every world: what still goes wrong with updates is looked for by whoever sets this variable.
-                let updates = std::env::var_os("WAYFARE_SIM_UPDATES").is_some();
                 match self.rng.below(10) {
                     0..4 => self.order(at, other),
                     4..6 => self.order(at, Action::Remove),
-                    6..9 if updates => self.update_code(at),
+                    6..9 if self.plan.updates => self.update_code(at),
                     _ => self.order(at, same),
                 }
             }

@@ -2,7 +2,9 @@
 
 use wayfare_protocol::{reject::Guards, time::Micros};
 
-use super::{check::Violation, coverage::Coverage, memo, node::Machine, owner::Wish, story::Story, world::World};
+use super::{
+    check::Violation, coverage::Coverage, fuzz::Terms, memo, node::Machine, owner::Wish, story::Story, world::World,
+};
 
 /// What came of a seed.
 #[derive(Clone, Debug)]
@@ -31,10 +33,10 @@ const TIDY_US: u64 = 60_000_000;
 const SECOND: u64 = 1_000_000;
 
 /// Runs one seed.
-pub(super) fn run_seed<G: Guards>(seed: u64, events_max: u64, story: Story) -> Outcome {
+pub(super) fn run_seed<G: Guards>(seed: u64, terms: Terms, story: Story) -> Outcome {
     memo::forget();
-    let mut world = World::<G>::new(seed, story);
-    world.storm(events_max);
+    let mut world = World::<G>::new(seed, terms.updates, story);
+    world.storm(terms.events_max);
     world.heal();
     let tally = world.tally;
     Outcome {

@@ -62,9 +62,9 @@ fn members(plan: &Plan) -> Vec<(String, Role)> {
 
 impl<G: Guards> World<G> {
     /// The world of this seed, at its beginning.
-    pub(super) fn new(seed: u64, story: Story) -> Self {
+    pub(super) fn new(seed: u64, updates: bool, story: Story) -> Self {
         let mut rng = Rng::new(seed);
-        let plan = Plan::new(&mut rng);
+        let plan = Plan::new(&mut rng, updates);
         let mut world = Self::empty(plan, rng, story);
         world.enrol();
         world.place();

@@ -3,7 +3,8 @@
 use super::*;
 
 fn options(seeds: u64, start: u64, broken: Option<Break>) -> FuzzOptions {
-    FuzzOptions { seeds, start, events_max: u64::MAX, jobs: 1, broken, twice: false, progress: false }
+    let terms = Terms { broken, ..Terms::default() };
+    FuzzOptions { seeds, start, terms, jobs: 1, twice: false, progress: false }
 }
 
 fn assert_fine(outcome: &Outcome) {
@@ -14,7 +15,7 @@ fn assert_fine(outcome: &Outcome) {
 fn seeds_that_once_failed_do_not_and_are_the_same_twice() {
     for line in include_str!("regressions.txt").lines().filter(|line| !line.starts_with('#')) {
         let seed = line.split_whitespace().next().and_then(|seed| seed.parse().ok()).expect("a seed");
-        let [first, second] = [(); 2].map(|()| replay(seed, u64::MAX, None, None));
+        let [first, second] = [(); 2].map(|()| replay(seed, Terms::default(), None));
         assert_fine(&first);
         assert_eq!(first.trace_hash(), second.trace_hash(), "seed {seed}");
     }
@@ -22,7 +23,7 @@ fn seeds_that_once_failed_do_not_and_are_the_same_twice() {
 
 #[test]
 fn a_story_told_changes_nothing() {
-    let [silent, told] = [None, Some(false)].map(|trace| replay(7, u64::MAX, None, trace));
+    let [silent, told] = [None, Some(false)].map(|trace| replay(7, Terms::default(), trace));
     assert_eq!(silent.trace_hash(), told.trace_hash());
 }
 
