@@ -3,24 +3,16 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
+mod common;
+
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Stdio},
 };
 
+use common::{Running, command, execute};
 use serde_json::Value;
-
-fn command(dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wayfare-registry"));
-    command.args(arguments).arg("--dir").arg(dir);
-    command
-}
-
-fn execute(dir: &Path, arguments: &[&str]) -> Output {
-    command(dir, arguments).output().unwrap()
-}
 
 fn text(dir: &Path, arguments: &[&str]) -> String {
     let output = execute(dir, arguments);
@@ -28,27 +20,17 @@ fn text(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-struct Running(Child);
-
-impl Running {
-    fn start(dir: &Path) -> Self {
-        let mut child = command(dir, &["run", "--json"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.contains("addresses"), "{line}");
-        Self(child)
-    }
-
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
+/// One that says where it listens.
+fn started(dir: &Path) -> Running {
+    let running = Running::start(dir);
+    assert!(running.ready["addresses"].is_array(), "{}", running.ready);
+    running
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+impl Running {
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 }
 
@@ -112,7 +94,7 @@ impl World {
 fn what_an_operator_does_is_logged_and_checked_while_it_runs_and_elsewhere() {
     let world = World::new();
     assert_eq!(world.verify(&[]).0, 2, "there is no log yet");
-    let running = Running::start(&world.dir);
+    let running = started(&world.dir);
     world.invite("fjord");
     world.invite("sardis");
     text(&world.dir, &["revoke", "fjord"]);
@@ -150,7 +132,7 @@ fn killed_in_the_middle_of_decisions_it_verifies_each_time() {
     let world = World::new();
     let mut least = 0;
     for round in 0..5 {
-        let running = Running::start(&world.dir);
+        let running = started(&world.dir);
         let askers: Vec<Child> = (0..6)
             .map(|n| {
                 let cloud = format!("cloud-{round}-{n}");
@@ -172,7 +154,7 @@ fn killed_in_the_middle_of_decisions_it_verifies_each_time() {
 #[test]
 fn tampering_with_an_export_is_found_and_named() {
     let world = World::new();
-    let running = Running::start(&world.dir);
+    let running = started(&world.dir);
     ["a", "b", "c"].iter().for_each(|cloud| world.invite(cloud));
     running.kill();
     let lines = world.export(&[]);
@@ -201,7 +183,7 @@ fn tampering_with_an_export_is_found_and_named() {
     is(found(&|lines| drop(lines.remove(0))), 1, "no export");
     // An entry with other content, in words and in bytes: it is the signature that does not fit.
     let other = World::new();
-    let running = Running::start(&other.dir);
+    let running = started(&other.dir);
     other.invite("a");
     running.kill();
     let theirs = other.export(&[]);
@@ -214,7 +196,7 @@ fn tampering_with_an_export_is_found_and_named() {
 #[test]
 fn tampering_with_the_files_is_found_and_the_registry_says_so_and_goes_on() {
     let world = World::new();
-    let running = Running::start(&world.dir);
+    let running = started(&world.dir);
     ["a", "b", "c"].iter().for_each(|cloud| world.invite(cloud));
     running.kill();
     let (path, whole) = (world.file(), fs::read(world.file()).unwrap());
@@ -234,12 +216,12 @@ fn tampering_with_the_files_is_found_and_the_registry_says_so_and_goes_on() {
     assert_eq!(world.entries(), 5);
     // As long as the records have what was altered, the file is made good.
     fs::write(&path, &altered).unwrap();
-    let running = Running::start(&world.dir);
+    let running = started(&world.dir);
     world.invite("d");
     running.kill();
     assert_eq!(world.entries(), 7);
     fs::write(&path, [&fs::read(&path).unwrap()[..], b"more"].concat()).unwrap();
-    let running = Running::start(&world.dir);
+    let running = started(&world.dir);
     world.invite("e");
     running.kill();
     assert!(flaw(&world).contains("no block"));
@@ -255,14 +237,14 @@ fn after_a_restore_it_goes_on_where_it_was_and_names_the_restore() {
     let world = World::new();
     let backup = world.root.path().join("backup");
     let backup = backup.to_str().unwrap();
-    let running = Running::start(&world.dir);
+    let running = started(&world.dir);
     world.invite("a");
     text(&world.dir, &["backup", backup]);
     world.invite("b");
     running.kill();
     text(&world.dir, &["restore", backup, "--force"]);
     assert_eq!(world.entries(), 4);
-    let running = Running::start(&world.dir);
+    let running = started(&world.dir);
     assert_eq!(world.entries(), 6);
     let lines = world.export(&["--kind", "continued"]);
     let line = lines.iter().find(|line| line.contains("continued")).unwrap();
@@ -272,19 +254,19 @@ fn after_a_restore_it_goes_on_where_it_was_and_names_the_restore() {
     fs::remove_dir_all(world.dir.join("registry.audit")).unwrap();
     fs::remove_file(world.dir.join("registry.journal")).unwrap();
     text(&world.dir, &["restore", backup]);
-    let running = Running::start(&world.dir);
+    let running = started(&world.dir);
     let (code, found) = world.verify(&[]);
     assert_eq!((code, &found["first"], &found["last"]), (0, &4.into(), &5.into()), "{found}");
     running.kill();
     // An old copy of the records, put in place by hand, is told from a restored one.
     let (old, records) = (world.root.path().join("old"), world.dir.join("registry.journal"));
     fs::copy(&records, &old).unwrap();
-    let running = Running::start(&world.dir);
+    let running = started(&world.dir);
     world.invite("c");
     running.kill();
     fs::copy(&old, &records).unwrap();
     assert!(world.verify(&[]).1["flaws"][0]["what"].as_str().unwrap().contains("older than the log"));
-    let running = Running::start(&world.dir);
+    let running = started(&world.dir);
     let lines = world.export(&["--kind", "continued"]);
     assert!(lines.iter().any(|line| line.contains("records_old")), "{lines:?}");
     running.kill();

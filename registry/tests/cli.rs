@@ -2,26 +2,18 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
+mod common;
+
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::Command,
 };
 
+use common::{Running, execute};
 use serde_json::Value;
 use wayfare_protocol::trust::{JoinToken, Role};
-
-fn command(dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wayfare-registry"));
-    command.args(arguments).arg("--dir").arg(dir);
-    command
-}
-
-fn execute(dir: &Path, arguments: &[&str]) -> Output {
-    command(dir, arguments).output().unwrap()
-}
 
 fn json(dir: &Path, arguments: &[&str]) -> Value {
     let output = execute(dir, &[arguments, &["--json"]].concat());
@@ -40,31 +32,11 @@ fn fails(dir: &Path, arguments: &[&str], code: i32, hints: &[&str]) {
     assert!(output.stdout.is_empty());
 }
 
-struct Running {
-    child: Child,
-    ready: Value,
-}
-
 impl Running {
-    fn start(dir: &Path) -> Self {
-        let mut child = command(dir, &["run", "--json"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { child, ready: serde_json::from_str(&line).unwrap() }
-    }
-
     fn terminate(mut self) {
         let killed = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         assert!(killed.success());
         assert!(self.child.wait().unwrap().success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // After `terminate` it has gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
